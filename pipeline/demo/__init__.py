@@ -1,0 +1,1 @@
+"""The embedded source: made-up patients in FHIR, delivered like any other."""

@@ -1,0 +1,1 @@
+"""One evaluation for every generator: fidelity, utility, privacy, with intervals and reference rows."""

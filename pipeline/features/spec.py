@@ -1,0 +1,282 @@
+"""What is asked for: a cohort (`cohorts/<name>.yaml` with its SQL file) and a source (`cohorts/sources.yaml`)."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pipeline.errors import ConfigError, NotFoundError, nearest
+from pipeline.features.schema import Column, DType, Kind, Level, Resolution, Role
+
+Format = Literal["fhir", "table"]
+BUILT_IN_COHORTS = Path(__file__).resolve().parents[2] / "cohorts"
+
+
+class SourceSpec(BaseModel):
+    """Where deliveries come from."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._]{0,39}$", description="Source name; first part of every delivery key."
+    )
+    format: Format = Field(description="Which reader takes its deliveries: raw/<format>.")
+    dates: Literal["real", "shifted", "none"] = Field(
+        default="real", description="May events be cut at the end of a month? Only real dates can."
+    )
+    accumulate: Literal["merge", "replace"] = Field(
+        default="merge",
+        description="Do later deliveries add to earlier ones (newest resource wins) or replace them whole?",
+    )
+    quarantine_limit: float = Field(
+        default=0.05, ge=0, le=1, description="Share of quarantined records above which a delivery is refused."
+    )
+    description: str = Field(default="", description="For people.")
+
+
+class ColumnSpec(BaseModel):
+    """What the author of a cohort says of a column; what is left out is inferred from the training rows."""
+
+    model_config = ConfigDict(extra="forbid")
+    kind: Kind | None = Field(default=None, description="What the values mean.")
+    dtype: DType | None = Field(default=None, description="Arrow type; else what the SQL gives.")
+    role: Role = Field(default="feature", description="What the column is for.")
+    levels: list[Level] | None = Field(default=None, description="Admissible values of a discrete column.")
+    bounds: tuple[float, float] | None = Field(default=None, description="Smallest and largest admissible number.")
+    unit: str | None = Field(default=None, description="Unit of measurement.")
+    resolution: Resolution | None = Field(default=None, description="Grid of a numeric column.")
+    description: str = Field(default="", description="For people.")
+    source: list[str] = Field(
+        default_factory=list, description="'table.column' of the raw tables; drawn as column lineage."
+    )
+
+
+class TaskSpec(BaseModel):
+    """A prediction task: train on synthetic rows, test on real ones."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: str = Field(description="Task name.")
+    label: str = Field(description="The column to predict (binary).")
+    positive: Level | None = Field(
+        default=None, description="The label's positive level; default the last of its levels."
+    )
+    leak: list[str] = Field(default_factory=list, description="Columns that give the label away and are dropped.")
+    description: str = Field(default="", description="For people.")
+
+
+class ConstraintSpec(BaseModel):
+    """A rule between two columns, or a column and a number, that every synthetic row keeps (where no cell is missing)."""
+
+    model_config = ConfigDict(extra="forbid")
+    left: str = Field(description="Column name.")
+    op: Literal["<", "<=", ">", ">=", "==", "!="] = Field(description="Comparison.")
+    right: str | float = Field(description="Column name or a number.")
+
+
+class GateSpec(BaseModel):
+    """Thresholds of the verdict; each is tested at the pessimistic end of the interval (metrics spec, section 16)."""
+
+    model_config = ConfigDict(extra="forbid")
+    exact_unique_matches_max: int = Field(
+        default=0, ge=0, description="Copies of a training row that is unique in the real data."
+    )
+    mia_auc_max: float = Field(default=0.55, description="Membership inference, AUC.")
+    mia_tpr_at_1pct_fpr_max: float = Field(
+        default=0.03, description="Membership inference, true positives at 1 % false positives."
+    )
+    jsd_mean_max: float = Field(default=0.05, description="Mean Jensen-Shannon divergence of the columns, bits.")
+    variance_collapse: bool = Field(default=False, description="May the variance-collapse alarm be on?")
+    dependence_score_min: float = Field(default=0.5, description="Normalised score of the correlation RMSE.")
+    utility_ratio_min: float = Field(default=0.90, description="(TSTR - 1/2) / (TRTR - 1/2), AUROC, each task.")
+    detect_auc_warn: float = Field(
+        default=0.90, description="Detection AUC above which a warning is printed (never a fail)."
+    )
+
+
+class EvaluationSpec(BaseModel):
+    """How thoroughly a cohort's generators are judged."""
+
+    model_config = ConfigDict(extra="forbid")
+    profile: Literal["quick", "standard"] = Field(default="standard", description="Caps on rows and bootstrap draws.")
+    seed: int = Field(default=0, description="Seed of every draw made by the evaluation.")
+
+
+class ReleaseSpec(BaseModel):
+    """The candidate that is fixed before it is evaluated."""
+
+    model_config = ConfigDict(extra="forbid")
+    generator: str | None = Field(default=None, description="Generator whose candidate would be published.")
+    formats: list[Literal["parquet", "csv"]] = Field(default=["parquet", "csv"], description="File formats.")
+    rows: int | None = Field(default=None, ge=1, description="Rows to publish; default as many as in training.")
+    mode: Literal["manual", "auto"] = Field(default="manual", description="Signed by people, or by the gate alone.")
+
+
+class CohortSpec(BaseModel):
+    """One cohort, from `cohorts/<name>.yaml`."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="Cohort name; first dimension of its partitions."
+    )
+    title: str = Field(default="", description="One line for people.")
+    enabled: bool = Field(default=True, description="A retired cohort stays readable but is not scheduled.")
+    source: str = Field(description="Source in sources.yaml.")
+    unit: Literal["patient", "stay", "row"] = Field(default="patient", description="What one row is.")
+    subject: str = Field(
+        description="Column of the SQL that identifies the subject, or 'row' where a row is a subject."
+    )
+    sql: str = Field(description="SQL file beside the YAML; one SELECT over the raw tables and `events`.")
+    columns: dict[str, ColumnSpec] = Field(
+        default_factory=dict, description="What is known of the columns; others are inferred."
+    )
+    tasks: list[TaskSpec] = Field(default_factory=list, description="Prediction tasks for utility.")
+    protected: list[str] = Field(default_factory=list, description="Protected attributes for fairness.")
+    constraints: list[ConstraintSpec] = Field(default_factory=list, description="Rules that every synthetic row keeps.")
+    generators: dict[str, dict[str, Any]] = Field(
+        description="Enabled generators and their settings (`preset: NAME` and overrides)."
+    )
+    replicates: int = Field(
+        default=1, ge=1, le=20, description="Trainings a generator, one a seed; the first is the candidate."
+    )
+    seed: int = Field(
+        default=0,
+        description="Base seed; replicate k of a generator uses a hash of seed, cohort, month, generator and k.",
+    )
+    evaluation: EvaluationSpec = Field(default_factory=EvaluationSpec, description="How thoroughly to judge.")
+    gate: GateSpec = Field(default_factory=GateSpec, description="Thresholds of the verdict.")
+    release: ReleaseSpec = Field(default_factory=ReleaseSpec, description="The candidate fixed before evaluation.")
+    folder: Path = Field(default=Path(), exclude=True, description="Folder of the YAML; set on loading.")
+
+    @model_validator(mode="after")
+    def _complete(self) -> CohortSpec:
+        if self.subject == "row" and self.unit != "row":
+            raise ValueError("subject: row needs unit: row")
+        return self
+
+    @property
+    def sql_file(self) -> Path:
+        """Path of the SQL file."""
+        return self.folder / self.sql
+
+
+@dataclass(frozen=True)
+class CohortBook:
+    """All cohorts and sources that were found, and the files that could not be read with the reason."""
+
+    cohorts: dict[str, CohortSpec]
+    sources: dict[str, SourceSpec]
+    broken: dict[str, str] = field(default_factory=dict)
+
+    def cohort(self, name: str) -> CohortSpec:
+        """The cohort called `name`; raises `NotFoundError` with the nearest name, or `ConfigError` if its file is broken."""
+        if name in self.broken:
+            raise ConfigError(self.broken[name], where=f"cohort {name}")
+        if name not in self.cohorts:
+            raise NotFoundError(f"There is no cohort '{name}'.", todo=nearest(name, list(self.cohorts)))
+        return self.cohorts[name]
+
+    def source(self, name: str) -> SourceSpec:
+        """The source called `name`; raises `NotFoundError` with the nearest name."""
+        if name not in self.sources:
+            raise NotFoundError(f"There is no source '{name}'.", todo=nearest(name, list(self.sources)))
+        return self.sources[name]
+
+
+def cohort_folders() -> list[Path]:
+    """The built-in folder and, if set, COHORTLOOM_COHORTS (whose files win over built-in ones of the same name)."""
+    extra = os.environ.get("COHORTLOOM_COHORTS")
+    return [BUILT_IN_COHORTS, *([Path(extra).expanduser().resolve()] if extra else [])]
+
+
+def load_book(folders: list[Path] | None = None) -> CohortBook:
+    """Read all cohort and source files. A broken cohort file is listed in `broken` and hides no other."""
+    cohorts: dict[str, CohortSpec] = {}
+    sources: dict[str, SourceSpec] = {}
+    broken: dict[str, str] = {}
+    for folder in folders or cohort_folders():
+        if not folder.is_dir():
+            raise ConfigError(
+                "The folder of cohorts does not exist.", where=str(folder), todo="Mend COHORTLOOM_COHORTS."
+            )
+        listing = folder / "sources.yaml"
+        if listing.is_file():
+            for name, settings in (_read_yaml(listing) or {}).items():
+                try:
+                    sources[name] = SourceSpec(**{"name": name, **(settings or {})})
+                except (ValidationError, TypeError) as error:
+                    broken[f"source:{name}"] = _sentence(error, listing)
+        for file in sorted(folder.glob("*.yaml")):
+            if file.name == "sources.yaml":
+                continue
+            broken.pop(file.stem, None)
+            cohorts.pop(file.stem, None)
+            try:
+                cohorts[file.stem] = _load_cohort(file)
+            except (ConfigError, ValidationError, TypeError) as error:
+                broken[file.stem] = _sentence(error, file)
+    for name, spec in list(cohorts.items()):
+        if spec.source not in sources:
+            broken[name] = (
+                f"{spec.folder / (name + '.yaml')}: source '{spec.source}' is not in sources.yaml. {nearest(spec.source, list(sources))}"
+            )
+            del cohorts[name]
+    return CohortBook(cohorts=cohorts, sources=sources, broken=broken)
+
+
+def _load_cohort(file: Path) -> CohortSpec:
+    from pipeline.generators.registry import generator_names
+
+    content = _read_yaml(file)
+    if not isinstance(content, dict):
+        raise ConfigError("A cohort file must be a mapping.", where=str(file))
+    spec = CohortSpec(**{"name": file.stem, **content, "folder": file.parent})
+    if spec.name != file.stem:
+        raise ConfigError(
+            f"The cohort is called '{spec.name}', its file '{file.stem}'.", where=str(file), todo="Make them the same."
+        )
+    if not spec.sql_file.is_file():
+        raise ConfigError(f"The SQL file '{spec.sql}' does not exist.", where=str(file))
+    known = generator_names()
+    for name in [*spec.generators, *([spec.release.generator] if spec.release.generator else [])]:
+        if name not in known:
+            raise ConfigError(f"There is no generator '{name}'.", where=str(file), todo=nearest(name, known))
+    return spec
+
+
+def _read_yaml(file: Path) -> Any:
+    try:
+        return yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise ConfigError(
+            f"This is not valid YAML ({getattr(error, 'problem', None) or error}).", where=f"{file}{line}"
+        ) from error
+
+
+def _sentence(error: Exception, file: Path) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{file}: {'.'.join(map(str, first['loc'])) or 'file'}: {first['msg']}"
+    return str(error) if str(file) in str(error) else f"{file}: {error}"
+
+
+__all__ = [
+    "BUILT_IN_COHORTS",
+    "CohortBook",
+    "CohortSpec",
+    "Column",
+    "ColumnSpec",
+    "ConstraintSpec",
+    "EvaluationSpec",
+    "GateSpec",
+    "ReleaseSpec",
+    "SourceSpec",
+    "TaskSpec",
+    "cohort_folders",
+    "load_book",
+]

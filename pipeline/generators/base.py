@@ -1,0 +1,174 @@
+"""The contract of a generator: configuration, fit, sample, save and load, and what it says it can do.
+
+Generators see the training rows of a cohort only. Which generators exist is in `registry.py`; the loop that
+trains the neural ones in `training.py`.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pipeline.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    import pandas as pd
+
+    from pipeline.features.cohort import Cohort
+    from pipeline.features.schema import TableSchema
+
+    Conditions = Mapping[str, Any] | pd.DataFrame
+    Progress = Callable[[int, int, Mapping[str, float]], None]
+
+
+class GeneratorConfig(BaseModel):
+    """Base of every generator's configuration; each field of a subclass carries a description.
+
+    `presets` names published or recommended settings; "default" always exists and is the class's own defaults.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"default": {}}
+
+    @classmethod
+    def build(cls, settings: Mapping[str, Any] | None = None) -> Self:
+        """Configuration from plain settings, with `preset: NAME` as the base that they override.
+
+        Raises:
+            ConfigError: unknown preset or field (with the nearest name), or a value out of range.
+        """
+        given = dict(settings or {})
+        preset = given.pop("preset", "default")
+        if preset not in cls.presets:
+            raise ConfigError(f"There is no preset '{preset}'.", todo=nearest(str(preset), list(cls.presets)))
+        unknown = sorted(set(given) - set(cls.model_fields))
+        if unknown:
+            raise ConfigError(f"There is no setting '{unknown[0]}'.", todo=nearest(unknown[0], list(cls.model_fields)))
+        try:
+            return cls(**{**cls.presets[preset], **given})
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise ConfigError(f"Setting '{'.'.join(map(str, first['loc']))}': {first['msg']}.") from error
+
+
+class PrivacySpec(BaseModel):
+    """The differential privacy that is asked of a training."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    epsilon: float
+    delta: float
+
+
+@dataclass(frozen=True)
+class Support:
+    """Whether a generator takes a schema, and what it can do with it.
+
+    `reason` says in words why not (empty if `ok`). The flags say what works beyond plain rows.
+    """
+
+    ok: bool
+    reason: str = ""
+    blocks: bool = False
+    missing: bool = False
+    conditions: bool = False
+    sequences: bool = False
+    dp: bool = False
+    repeated_subjects: bool = True
+
+
+@dataclass
+class FitReport:
+    """What a training did.
+
+    Attributes:
+        rows: training rows used.
+        seconds: wall time.
+        parameters: number of learned numbers.
+        losses: one mapping a log step, e.g. {"step": 100, "train": 3.2, "tune": 3.3}.
+        health: numbers of the health checks on freshly drawn rows (spec 0.4), e.g. {"std_ratio_min": 0.97}.
+        warnings: sentences for people; no patient data.
+        privacy: the privacy spend, None if the training is not private (epsilon is then infinite).
+    """
+
+    rows: int
+    seconds: float
+    parameters: int = 0
+    losses: list[dict[str, float]] = field(default_factory=list)
+    health: dict[str, float] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    privacy: dict[str, float] | None = None
+
+
+class Generator(ABC):
+    """A model of a cohort's rows: fit it, sample from it, save and load it."""
+
+    name: ClassVar[str]
+    """The field's standard name; the key in the registry."""
+    title: ClassVar[str]
+    """One line for people."""
+    Config: ClassVar[type[GeneratorConfig]] = GeneratorConfig
+    code_version: ClassVar[str] = "1"
+    """Raise it when the same settings and seed would give other rows."""
+    uses_gpu: ClassVar[bool] = False
+    kinds: ClassVar[tuple[str, ...]] = ("numpy",)
+
+    def __init__(self, config: GeneratorConfig | Mapping[str, Any] | None = None) -> None:
+        self.config = config if isinstance(config, GeneratorConfig) else self.Config.build(config)
+
+    @classmethod
+    def supports(cls, schema: TableSchema) -> Support:
+        """Does this generator take the schema? Yes with what it can do, or no with a reason in words."""
+        return Support(
+            ok=bool(schema.modelled() or schema.blocks),
+            reason="" if schema.modelled() or schema.blocks else "The table has no column to model.",
+        )
+
+    @abstractmethod
+    def fit(
+        self,
+        cohort: Cohort,
+        *,
+        seed: int,
+        device: str = "auto",
+        privacy: PrivacySpec | None = None,
+        progress: Progress | None = None,
+    ) -> FitReport:
+        """Learn from all rows given (the caller passes the training part; `cohort.tune` marks the tuning rows).
+
+        Raises:
+            UnsupportedError: the schema or the privacy asked for is not supported.
+            TrainingError: the training did not end well.
+        """
+
+    @abstractmethod
+    def sample(self, n: int, *, seed: int, conditions: Conditions | None = None) -> Cohort:
+        """Draw `n` rows in exactly the training schema; `conditions` fixes columns for all rows or row by row."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write the model into an existing folder as safetensors and JSON; same model, same bytes."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, folder: Path) -> Self:
+        """The model saved in `folder`."""
+
+
+def load_generator(folder: Path) -> Generator:
+    """The generator of whichever class was saved in `folder` (its `model.json` names it)."""
+    from pipeline.errors import NotFoundError
+    from pipeline.generators.registry import generator_class
+
+    manifest = folder / "model.json"
+    if not manifest.is_file():
+        raise NotFoundError(
+            "This folder holds no model.", where=str(folder), todo="Pass the folder that `cohortloom fit --out` wrote."
+        )
+    return generator_class(json.loads(manifest.read_text())["generator"]).load(folder)

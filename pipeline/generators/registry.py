@@ -1,0 +1,53 @@
+"""Which generators exist: the standard name to a class, imported only when it is asked for.
+
+Listing imports no torch. Other packages add generators through the entry-point group `cohortloom.generators`
+(name = standard name, value = "module:Class").
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING
+
+from pipeline.errors import ConfigError, NotFoundError, nearest
+
+if TYPE_CHECKING:
+    from pipeline.generators.base import Generator
+
+BUILT_IN: dict[str, str] = {
+    "independent": "pipeline.generators.independent:Independent",
+    "gaussian_copula": "pipeline.generators.gaussian_copula:GaussianCopula",
+    "vae": "pipeline.generators.vae:VAE",
+}
+
+
+def generator_paths() -> dict[str, str]:
+    """Standard name to "module:Class", built-in ones first, then those of other packages.
+
+    Raises:
+        ConfigError: an entry point takes a name that is already in use.
+    """
+    paths = dict(BUILT_IN)
+    for point in entry_points(group="cohortloom.generators"):
+        if point.name in paths and paths[point.name] != point.value:
+            raise ConfigError(
+                f"Two generators are called '{point.name}': {paths[point.name]} and {point.value}.",
+                todo="Rename one entry point.",
+            )
+        paths[point.name] = point.value
+    return paths
+
+
+def generator_names() -> list[str]:
+    """All standard names, sorted."""
+    return sorted(generator_paths())
+
+
+def generator_class(name: str) -> type[Generator]:
+    """The class registered under `name`; raises `NotFoundError` with the nearest name."""
+    paths = generator_paths()
+    if name not in paths:
+        raise NotFoundError(f"There is no generator '{name}'.", todo=nearest(name, list(paths)))
+    module, _, attribute = paths[name].partition(":")
+    return getattr(import_module(module), attribute)

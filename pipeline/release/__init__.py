@@ -1,0 +1,1 @@
+"""What may leave the house: the verdict against a cohort's thresholds."""

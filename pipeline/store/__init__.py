@@ -1,0 +1,1 @@
+"""Where artefacts lie: versions and pointers, the append-only journal, model bundles."""
