@@ -51,6 +51,11 @@ class Home:
         return self.root / "dagster"
 
     @property
+    def spill(self) -> Path:
+        """Where DuckDB puts what does not fit into its memory; emptied by itself."""
+        return self.root / "spill"
+
+    @property
     def split_key(self) -> Path:
         """The secret that keys the split."""
         return self.root / "split.key"

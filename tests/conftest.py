@@ -1,0 +1,36 @@
+"""What all tests share: where the real data lies, and a COHORTLOOM_HOME of their own."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pipeline.features.split import PUBLISHED_KEY
+from pipeline.store.home import Home
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real data that COHORTLOOM_DATA names (default ../shared/data); skips with the reason if absent."""
+    folder = Path(os.environ.get("COHORTLOOM_DATA") or ROOT.parent / "shared" / "data")
+    if not (folder / "INDEX.md").is_file():
+        pytest.skip(f"no real data at {folder}: set COHORTLOOM_DATA to the folder that holds INDEX.md")
+    return folder
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
+    """An empty COHORTLOOM_HOME with the published split key."""
+    root = tmp_path / "home"
+    monkeypatch.setenv("COHORTLOOM_HOME", str(root))
+    monkeypatch.setenv("COHORTLOOM_SPLIT_KEY", PUBLISHED_KEY.hex() if isinstance(PUBLISHED_KEY, bytes) else PUBLISHED_KEY)
+    monkeypatch.delenv("COHORTLOOM_COHORTS", raising=False)
+    yield Home(root).ensure()
