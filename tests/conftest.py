@@ -31,6 +31,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
     """An empty COHORTLOOM_HOME with the published split key."""
     root = tmp_path / "home"
     monkeypatch.setenv("COHORTLOOM_HOME", str(root))
-    monkeypatch.setenv("COHORTLOOM_SPLIT_KEY", PUBLISHED_KEY.hex() if isinstance(PUBLISHED_KEY, bytes) else PUBLISHED_KEY)
+    monkeypatch.setenv("COHORTLOOM_SPLIT_KEY", PUBLISHED_KEY.decode())
     monkeypatch.delenv("COHORTLOOM_COHORTS", raising=False)
     yield Home(root).ensure()

@@ -7,9 +7,9 @@ Inference from data lives in `infer.py`; reading and writing cohorts in `cohort.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr, model_validator
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 Kind = Literal["continuous", "count", "ordinal", "categorical", "binary", "datetime", "identifier"]
 Role = Literal["id", "feature", "label", "protected", "quasi_identifier"]
 DType = Literal["float64", "float32", "int64", "int32", "bool", "string", "timestamp[us]", "date32[day]"]
-Level = Annotated[bool | int | float | str, Field(union_mode="left_to_right")]
+Level = StrictBool | StrictInt | StrictFloat | StrictStr
+"""A level keeps its type: 1 is not True, and "yes" or "1" stay strings (a lax union would turn them into bools)."""
 
 DISCRETE: frozenset[str] = frozenset({"ordinal", "categorical", "binary"})
 NUMERIC: frozenset[str] = frozenset({"continuous", "count", "datetime"})
@@ -28,7 +29,8 @@ class Resolution(BaseModel):
     """The grid on which a numeric column's real values lie, verified by round trip on the training rows.
 
     `decimals`: the value is `round(x, digits)`. `step`: the value is `offset + k * step`, k an integer.
-    `atoms`: the value is one of the finitely many values seen in training (used where no grid moves no real value).
+    `atoms`: the value is one of the finitely many values seen in training (used where no grid moves no real value, or
+    where the values fill a small part of it; the rule is in `resolution.py`).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -35,6 +35,10 @@ class SourceSpec(BaseModel):
     quarantine_limit: float = Field(
         default=0.05, ge=0, le=1, description="Share of quarantined records above which a delivery is refused."
     )
+    split_key: Literal["own", "published"] = Field(
+        default="own",
+        description="Key of the split: the installation's own, or the published one (only for made-up or public data).",
+    )
     description: str = Field(default="", description="For people.")
 
 

@@ -1,0 +1,211 @@
+"""The raw tables as one cohort sees them: several deliveries as one table each, cut at the end of a month.
+
+Raw tables are DuckDB views over the deliveries' Parquet files; `events` is made from those views only where it is
+asked for. What is selected from all this is the cohort's own SQL (`build.py`).
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from datetime import date, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from pipeline.errors import InputError
+from pipeline.store.connection import identifier, literal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    import duckdb
+
+    from pipeline.features.spec import SourceSpec
+    from pipeline.store.draft import Draft
+    from pipeline.store.lake import Lake
+
+OWN_VIEWS = ("month_end", "events", "subjects")
+"""Names that the cohort's SQL sees beside the raw tables."""
+_NOT_DATA = ("quarantine",)
+
+WHEN: dict[str, str] = {
+    "patient": "birth_date",
+    "encounter": '"start"',
+    "condition": "coalesce(onset, recorded)",
+    "observation": "coalesce(effective, issued)",
+    "procedure": "coalesce(performed_start, performed_end)",
+    "medication_request": "authored",
+    "immunization": "occurrence",
+    "allergy_intolerance": "recorded",
+    "diagnostic_report": "coalesce(effective, issued)",
+}
+"""When a row of a FHIR table happened. A row without a date is seen in every month: nothing says it is later."""
+
+ENDS: dict[str, tuple[str, ...]] = {
+    "patient": ("deceased_at",),
+    "encounter": ("end",),
+    "condition": ("abatement",),
+    "procedure": ("performed_end",),
+}
+"""Dates of a visible row that are not known yet if they are after the end of the month."""
+
+STATES: dict[str, dict[str, str]] = {
+    "patient": {"deceased": "CASE WHEN deceased_at >= {after} THEN false ELSE deceased END"},
+    "condition": {
+        "clinical_status": "CASE WHEN abatement >= {after} AND clinical_status IN ('resolved', 'inactive', 'remission')"
+        " THEN 'active' ELSE clinical_status END"
+    },
+}
+"""States that follow from those dates, as they were at the end of the month."""
+
+
+@dataclass(frozen=True)
+class RawDelivery:
+    """The committed raw tables of one delivery: table name to Parquet file."""
+
+    key: str
+    as_of: date
+    tables: Mapping[str, Path]
+
+
+def month_days(month: str) -> tuple[date, date]:
+    """First and last day of the month of a partition key 'YYYY-MM-01'."""
+    first = date.fromisoformat(month)
+    return first, (first.replace(day=28) + timedelta(days=4)).replace(day=1) - timedelta(days=1)
+
+
+def open_views(
+    lake: Lake,
+    source: SourceSpec,
+    deliveries: Sequence[RawDelivery],
+    end: date,
+    *,
+    threads: int,
+    memory_limit: str,
+) -> tuple[duckdb.DuckDBPyConnection, dict[str, dict[str, str]]]:
+    """A connection with one view a raw table as the cohort sees it, and the one-row view `month_end(at, day)`.
+
+    Of a FHIR resource that several deliveries hold, the version of the newest one wins (by the delivery's date, then
+    `last_updated`, then the delivery's name); rows of plain tables are put one after the other. Where the source's
+    dates are real, FHIR rows after `end` are invisible and what ended later has not ended yet.
+
+    Returns:
+        The connection, and the visible columns: table to column to DuckDB type.
+    """
+    ranked = sorted(deliveries, key=lambda d: (d.as_of, d.key))
+    files: dict[str, list[Path]] = {}
+    parts: dict[str, list[tuple[int, str]]] = {}
+    dates = sorted({d.as_of for d in ranked})
+    for number, delivery in enumerate(ranked):
+        for table, path in delivery.tables.items():
+            if table in OWN_VIEWS:
+                raise InputError(
+                    f"A delivered table is called '{table}', which is a name of our own.",
+                    where=f"delivery {delivery.key}",
+                    todo="Rename the file.",
+                )
+            if table not in _NOT_DATA:
+                files[f"__{number}__{table}"] = [path]
+                parts.setdefault(table, []).append((number, f"__{number}__{table}"))
+    connection = lake.connect(files, threads=threads, memory_limit=memory_limit)
+    try:
+        rank_of_date = [dates.index(d.as_of) for d in ranked]
+        for table, views in sorted(parts.items()):
+            merged = _newest(views, rank_of_date) if source.format == "fhir" else _together(views)
+            connection.execute(f"CREATE TEMP VIEW {identifier('__merged__' + table)} AS {merged}").fetchall()
+        columns = _columns(connection, "__merged__")
+        cut = source.format == "fhir" and source.dates == "real"
+        for table in sorted(parts):
+            seen = _visible(table, columns[table], end) if cut else f"SELECT * FROM {identifier('__merged__' + table)}"
+            connection.execute(f"CREATE TEMP VIEW {identifier(table)} AS {seen}").fetchall()
+        connection.execute(
+            f'CREATE TEMP VIEW month_end AS SELECT {_after(end)} - INTERVAL 1 MICROSECOND AS "at", DATE \'{end}\' AS "day"'
+        ).fetchall()
+    except BaseException:
+        connection.close()
+        raise
+    return connection, columns
+
+
+def add_events(
+    connection: duckdb.DuckDBPyConnection, lake: Lake, source: SourceSpec, tables: Iterable[str], *, memory_limit: str
+) -> None:
+    """Add `events` (MEDS) and `subjects` (subject_id, source_id) of exactly the visible rows to the connection.
+
+    They are made anew from the views and not read from the events of the single deliveries, which hold superseded
+    versions and what comes after the end of the month.
+    """
+    from pipeline.features.tables import FolderTarget
+    from pipeline.ingest.events import build_events
+
+    lake.home.spill.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="events-", dir=lake.home.spill) as temporary:
+        folder = Path(temporary)
+        files = {table: folder / f"{table}.parquet" for table in tables}
+        for table, file in files.items():
+            connection.execute(f"COPY {identifier(table)} TO {literal(file)} (FORMAT parquet)").fetchall()
+        made = FolderTarget(folder / "made")
+        # A folder has all of a draft that the events are written with.
+        build_events(
+            files, cast("Draft", made), source=source.name, threads=1, memory_limit=memory_limit, spill=lake.home.spill
+        )
+        for name, file in (("events", made.file("data.parquet")), ("subjects", made.file("subjects.parquet"))):
+            # A table, not a view: the folder with patients' data goes at once, and not only when all is done.
+            path = literal(file)
+            connection.execute(f"CREATE TEMP TABLE {name} AS SELECT * FROM read_parquet({path})").fetchall()
+
+
+def _newest(views: list[tuple[int, str]], rank_of_date: list[int]) -> str:
+    """All rows of the newest version of every resource (a resource may have several rows, as components do)."""
+    if len(views) == 1:
+        return f"SELECT * FROM {identifier(views[0][1])}"
+    numbered = " UNION ALL BY NAME ".join(
+        f"SELECT *, {rank_of_date[number]} AS __date, {number} AS __delivery FROM {identifier(view)}"
+        for number, view in views
+    )
+    return (
+        f"SELECT * EXCLUDE (__date, __delivery) FROM ({numbered}) "
+        "QUALIFY rank() OVER (PARTITION BY key ORDER BY __date DESC, last_updated DESC NULLS LAST, __delivery DESC) = 1"
+    )
+
+
+def _together(views: list[tuple[int, str]]) -> str:
+    return " UNION ALL BY NAME ".join(f"SELECT * FROM {identifier(view)}" for _, view in views)
+
+
+def _columns(connection: duckdb.DuckDBPyConnection, prefix: str) -> dict[str, dict[str, str]]:
+    """Columns and types of the views whose names start with `prefix`, by the rest of the name."""
+    rows = connection.execute(
+        "SELECT table_name, column_name, data_type FROM duckdb_columns() "
+        "WHERE starts_with(table_name, ?) ORDER BY table_name, column_index",
+        [prefix],
+    ).fetchall()
+    columns: dict[str, dict[str, str]] = {}
+    for table, column, kind in rows:
+        columns.setdefault(table.removeprefix(prefix), {})[column] = kind
+    return columns
+
+
+def _visible(table: str, columns: Mapping[str, str], end: date) -> str:
+    """What was known of a FHIR table at the end of the day `end`."""
+    whole = identifier(f"__merged__{table}")
+    if table not in WHEN:
+        return f"SELECT * FROM {whole}"
+    after = _after(end)
+    changes = {
+        name: expression.format(after=after) for name, expression in STATES.get(table, {}).items() if name in columns
+    }
+    for name in ENDS.get(table, ()):
+        for column in (name, f"{name}_text", f"{name}_precision"):
+            if column in columns:
+                changes[column] = f"CASE WHEN {identifier(name)} >= {after} THEN NULL ELSE {identifier(column)} END"
+    replaced = ", ".join(f"{sql} AS {identifier(name)}" for name, sql in changes.items())
+    return (
+        f"SELECT *{f' REPLACE ({replaced})' if replaced else ''} FROM {whole} "
+        f"WHERE {WHEN[table]} IS NULL OR {WHEN[table]} < {after}"
+    )
+
+
+def _after(end: date) -> str:
+    """The first moment after the day, as SQL."""
+    return f"TIMESTAMP '{(end + timedelta(days=1)).isoformat()}'"
