@@ -1,0 +1,244 @@
+"""Deliveries: folders `landing/<source>/<delivery>/` that are complete once they hold `_SUCCESS`.
+
+Handing over copies aside and renames, so a delivery is there as a whole or not at all. What the files hold is not
+looked into here.
+"""
+
+from __future__ import annotations
+
+import filecmp
+import json
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+from pipeline.errors import ConfigError, InputError, NotFoundError, StoreError, nearest
+from pipeline.store.home import Home
+
+SUCCESS = "_SUCCESS"
+MANIFEST = "_DELIVERY.json"
+
+_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_SOURCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._]{0,39}")
+_DATED = re.compile(r"(\d{4}-\d{2}-\d{2})(?!\d)")
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """One delivery in the landing folder.
+
+    Attributes:
+        source: Source name (first part of the key).
+        name: Delivery name (second part).
+        folder: Where its files lie.
+        as_of: The day up to which the delivery knows.
+    """
+
+    source: str
+    name: str
+    folder: Path
+    as_of: date
+
+    @property
+    def key(self) -> str:
+        """Partition key `<source>--<delivery>`."""
+        return f"{self.source}--{self.name}"
+
+    def files(self) -> list[tuple[str, Path]]:
+        """Data files as (path relative to the delivery with '/', path), in order of their relative path."""
+        return list(content(self.folder))
+
+
+def content(folder: Path) -> Iterator[tuple[str, Path]]:
+    """The data files below a folder, sorted; hidden ones and the delivery's own marks are no content."""
+    found = []
+    for path in folder.rglob("*"):
+        relative = path.relative_to(folder)
+        if any(part.startswith(".") for part in relative.parts) or str(relative) in (SUCCESS, MANIFEST):
+            continue
+        if path.is_file():
+            found.append((relative.as_posix(), path))
+    yield from sorted(found)
+
+
+def delivery_key(source: str, name: str) -> str:
+    """The partition key of a source and a delivery's name; raises `ConfigError` where the store would refuse it."""
+    key = f"{source}--{name}"
+    if not _SOURCE.fullmatch(source) or not name or not _KEY.fullmatch(key) or ".." in key:
+        raise ConfigError(
+            "A delivery key is '<source>--<delivery>': at most 100 letters, digits and . _ -, a letter or digit first, "
+            "without '..'; the source has at most 40 and no hyphen.",
+            where=f"source '{source[:60]}', delivery '{name[:60]}'",
+        )
+    return key
+
+
+def hand_over(home: Home, source: str, path: Path, *, as_of: date | None, name: str | None = None) -> Delivery:
+    """Copy a file or folder into the landing folder, whole or not at all.
+
+    Args:
+        home: Where the landing folder is.
+        source: Source name.
+        path: File or folder; hidden files, `_SUCCESS` and `_DELIVERY.json` are left behind.
+        as_of: Day up to which it knows; default the ISO date at the start of its name, else today (UTC).
+        name: Delivery name; default the file's or folder's name if it starts with an ISO date, else the day.
+
+    Returns:
+        The delivery; if the same content stands there already under that name, that one.
+
+    Raises:
+        InputError: Nothing there, not readable, empty, or another content stands there under that name.
+        ConfigError: A name that the store would refuse.
+        StoreError: The landing folder cannot be written.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError("There is no such file or folder.", where=str(path))
+    stem = path.resolve().name.split(".")[0] if path.is_file() else path.resolve().name
+    dated = _leading_date(name) or (_leading_date(stem) if name is None else None)
+    day = as_of or dated or datetime.now(UTC).date()
+    if name is None:
+        name = stem if _leading_date(stem) and (as_of is None or as_of == dated) else day.isoformat()
+    delivery_key(source, name)
+    files = [(path.name, path)] if path.is_file() else list(content(path))
+    if not files or all(file.stat().st_size == 0 for _, file in files):
+        raise InputError("The delivery is empty: it holds no file with content.", where=str(path))
+    unreadable = sum(1 for _, file in files if not os.access(file, os.R_OK))
+    if unreadable:
+        raise InputError(f"{unreadable} of {len(files)} files cannot be read.", where=str(path), todo="Permissions?")
+    target = home.landing / source / name
+    if (target / SUCCESS).exists():
+        return _same_or_refuse(target, source, name, files, as_of)
+    if target.exists():
+        raise InputError(
+            "A delivery of this name is still being written (it has no _SUCCESS).",
+            where=f"{source}--{name}",
+            todo="Wait for it, or choose another name.",
+        )
+    work = home.landing / source / f".tmp-{uuid.uuid4().hex}"
+    try:
+        (home.landing / source).mkdir(parents=True, exist_ok=True)
+        work.mkdir(mode=0o700)
+        for relative, file in files:
+            (work / relative).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, work / relative)
+        manifest = {"source": source, "as_of": day.isoformat()}
+        (work / MANIFEST).write_text(json.dumps(manifest, sort_keys=True) + "\n")
+        (work / SUCCESS).touch()
+        work.rename(target)
+    except OSError as error:
+        if (target / SUCCESS).exists():  # someone else handed it over meanwhile
+            return _same_or_refuse(target, source, name, files, as_of)
+        raise StoreError(
+            f"The delivery cannot be written ({error.strerror}).", where=str(home.landing / source)
+        ) from None
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return Delivery(source, name, target, day)
+
+
+def _same_or_refuse(
+    target: Path, source: str, name: str, files: list[tuple[str, Path]], as_of: date | None
+) -> Delivery:
+    """The delivery that stands there, if it has the same files (and day, where one was asked for)."""
+    there = _read(source, target)
+    have = dict(content(target))
+    same = have.keys() == {relative for relative, _ in files} and all(
+        filecmp.cmp(file, have[relative], shallow=False) for relative, file in files
+    )
+    if not same or (as_of is not None and as_of != there.as_of):
+        what = "content" if not same else "date"
+        raise InputError(
+            f"A delivery of this name is there already with other {what}; deliveries are never changed.",
+            where=f"{source}--{name}",
+            todo="Hand it over under another name.",
+        )
+    return there
+
+
+def _leading_date(name: str | None) -> date | None:
+    """The ISO date a name starts with, if any."""
+    found = _DATED.match(name or "")
+    try:
+        return date.fromisoformat(found[1]) if found else None
+    except ValueError:
+        return None
+
+
+def _read(source: str, folder: Path) -> Delivery:
+    """The delivery in a landing folder that holds `_SUCCESS`; raises `InputError` on a broken `_DELIVERY.json`."""
+    manifest = folder / MANIFEST
+    if not manifest.exists():
+        return _unlabelled(source, folder)
+    try:
+        day = date.fromisoformat(json.loads(manifest.read_text())["as_of"])
+    except (ValueError, KeyError, TypeError):
+        raise InputError(
+            f"{MANIFEST} must be JSON with a date 'as_of' (YYYY-MM-DD).", where=f"{source}--{folder.name}"
+        ) from None
+    return Delivery(source, folder.name, folder, day)
+
+
+def _unlabelled(source: str, folder: Path) -> Delivery:
+    """A delivery dated by its name, else by the day (UTC) on which it was complete."""
+    day = _leading_date(folder.name)
+    if day is None:
+        day = datetime.fromtimestamp((folder / SUCCESS).stat().st_mtime, tz=UTC).date()
+    return Delivery(source, folder.name, folder, day)
+
+
+def _folders(home: Home, *, complete: bool) -> Iterator[tuple[str, Path]]:
+    """Delivery folders with or without `_SUCCESS`, whose names the store would take, sorted."""
+    if not home.landing.is_dir():
+        return
+    for source in sorted(p for p in home.landing.iterdir() if p.is_dir() and _SOURCE.fullmatch(p.name)):
+        for folder in sorted(p for p in source.iterdir() if p.is_dir()):
+            key = f"{source.name}--{folder.name}"
+            good = _KEY.fullmatch(key) and ".." not in key and not folder.name.startswith(".")
+            if good and (folder / SUCCESS).exists() == complete:
+                yield source.name, folder
+
+
+def landed(home: Home) -> list[Delivery]:
+    """The complete deliveries, sorted by source and name.
+
+    One with a broken `_DELIVERY.json` is listed too, dated by its name; reading it by `delivery` says what is wrong.
+    """
+    found = []
+    for source, folder in _folders(home, complete=True):
+        try:
+            found.append(_read(source, folder))
+        except InputError:
+            found.append(_unlabelled(source, folder))
+    return found
+
+
+def waiting(home: Home) -> list[str]:
+    """Keys of delivery folders that are still being written (no `_SUCCESS` yet), sorted."""
+    return [f"{source}--{folder.name}" for source, folder in _folders(home, complete=False)]
+
+
+def delivery(home: Home, key: str) -> Delivery:
+    """The complete delivery with this key.
+
+    Raises:
+        NotFoundError: There is none, or it is still being written.
+    """
+    source, _, name = key.partition("--")
+    if name and _SOURCE.fullmatch(source) and _KEY.fullmatch(key) and ".." not in key:
+        folder = home.landing / source / name
+        if (folder / SUCCESS).exists():
+            return _read(source, folder)
+        if folder.is_dir():
+            raise NotFoundError(
+                "The delivery is still being written (it has no _SUCCESS).",
+                where=key,
+                todo="Wait, or create an empty file _SUCCESS in it when all files are there.",
+            )
+    known = [f"{source}--{folder.name}" for source, folder in _folders(home, complete=True)]
+    raise NotFoundError(f"There is no delivery '{key}'.", todo=nearest(key, known))

@@ -1,0 +1,58 @@
+"""Files byte by byte: counts, cuts and blank lines, held against plain Python."""
+
+from __future__ import annotations
+
+import gzip
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.ingest import lines as module
+from pipeline.ingest.lines import ByteSource, lines, survey
+
+_BYTES = st.lists(st.sampled_from([b"\n", b"\r\n", b" ", b"\t", b"{", b",", b"}", b"]", b"x" * 7]), max_size=40)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(_BYTES, st.integers(1, 9), st.booleans())
+def test_survey_counts_as_python_does(tmp_path_factory, parts, size, packed):
+    data = b"".join(parts)
+    folder = tmp_path_factory.mktemp("s")
+    path = folder / "x"
+    path.write_bytes(gzip.compress(data) if packed else data)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "CHUNK", size)
+        patch.setattr(module._Pairs, "BLOCK", size + 1)
+        found = survey(path, folder / "plain")
+    assert found.records == sum(1 for line in data.split(b"\n") if line.strip())
+    assert (found.bytes, found.cut, found.plain.read_bytes()) == (len(data), False, data)
+    assert found.odd == (b",}" in data or b",]" in data)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(st.lists(st.binary(max_size=9), max_size=9))
+def test_lines_do_not_depend_on_chunks(chunks):
+    data = b"".join(chunks)
+    found = list(lines(iter(chunks)))
+    assert [line.data for line in found] == (
+        data.split(b"\n")[:-1] if data.endswith(b"\n") else data.split(b"\n")
+    ) * bool(data)
+    assert [line.number for line in found] == list(range(1, len(found) + 1))
+    assert [line.ended for line in found] == [True] * data.count(b"\n") + [False] * (len(found) - data.count(b"\n"))
+
+
+def test_gzip_members_in_a_row_padding_and_damage(tmp_path):
+    one, two = gzip.compress(b"one\n"), gzip.compress(b"two\n")
+    for packed, text, cut in (
+        (one + two, b"one\ntwo\n", False),
+        (one + two + b"\0" * 20, b"one\ntwo\n", False),
+        (one + two[:-3], b"one\ntwo\n", True),
+        (one + b"rubbish", b"one\n", True),
+        (one[:10] + b"\xff" * 9, b"", True),
+        (one[:4], b"", True),
+    ):
+        (tmp_path / "x").write_bytes(packed)
+        source = ByteSource(tmp_path / "x")
+        assert b"".join(source.chunks()) == text
+        assert source.cut is cut
