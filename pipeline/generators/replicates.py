@@ -1,0 +1,105 @@
+"""Several trainings of one generator, one a seed, kept side by side: how much of a result is luck.
+
+Layout: `<folder>/replicate-<k>/model.json` and `model.safetensors`, k from 0; the first is the candidate.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import ConfigError, NotFoundError, UnsupportedError
+from pipeline.generators.base import load_generator
+from pipeline.generators.constraints import sample_constrained
+from pipeline.generators.registry import generator_class
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from pipeline.features.cohort import Cohort
+    from pipeline.features.spec import ConstraintSpec
+    from pipeline.generators.base import FitReport, Progress
+
+PREFIX = "replicate-"
+
+
+def fit_replicates(
+    name: str,
+    settings: Mapping[str, Any],
+    cohort: Cohort,
+    *,
+    seeds: Sequence[int],
+    folder: Path,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> list[FitReport]:
+    """Train generator `name` once a seed and save each model.
+
+    Args:
+        name: standard name in the registry.
+        settings: plain settings, `preset: NAME` and overrides.
+        cohort: the training rows.
+        seeds: one a replicate.
+        folder: where the replicates go; must exist.
+        device: 'auto', 'cpu' or 'cuda[:n]'.
+        progress: called with (steps done, steps in all, losses) of the running replicate.
+
+    Raises:
+        UnsupportedError: the generator refuses the schema; the message is its reason.
+        ConfigError: no seeds, or a wrong setting.
+        TrainingError: a training did not end well.
+    """
+    if not seeds:
+        raise ConfigError("No seed was given.", todo="Give one a replicate.")
+    kind = generator_class(name)
+    config = kind.Config.build(settings)
+    support = kind.supports(cohort.schema)
+    if not support.ok:
+        raise UnsupportedError(f"'{name}' refuses this table: {support.reason}")
+    reports: list[FitReport] = []
+    for k, seed in enumerate(seeds):
+        model = kind(config)
+        reports.append(model.fit(cohort, seed=seed, device=device, progress=progress))
+        place = folder / f"{PREFIX}{k}"
+        place.mkdir(parents=True, exist_ok=True)
+        model.save(place)
+    return reports
+
+
+def replicate_folders(folder: Path) -> list[Path]:
+    """The replicates' folders, in order of their number; raises `NotFoundError` if there is none."""
+    found = sorted(folder.glob(f"{PREFIX}*/model.json"), key=lambda p: int(p.parent.name.removeprefix(PREFIX)))
+    if not found:
+        raise NotFoundError("This folder holds no replicates.", where=folder.name, todo="Fit the generator first.")
+    return [p.parent for p in found]
+
+
+def sample_replicates(
+    folder: Path, n: int, *, seeds: Sequence[int], constraints: Sequence[ConstraintSpec] = ()
+) -> tuple[list[Cohort], dict[str, int]]:
+    """Draw `n` rows from each replicate, keeping the rules.
+
+    Args:
+        folder: what `fit_replicates` wrote.
+        n: rows a replicate.
+        seeds: one a replicate, for the draws.
+        constraints: rules of the cohort.
+
+    Returns:
+        One cohort a replicate, and the sum of the counts of `sample_constrained`.
+
+    Raises:
+        ConfigError: as many seeds as replicates are needed.
+        NotFoundError: the folder holds no replicates.
+    """
+    places = replicate_folders(folder)
+    if len(seeds) != len(places):
+        raise ConfigError(f"{len(seeds)} seeds were given for {len(places)} replicates.")
+    cohorts: list[Cohort] = []
+    total: dict[str, int] = {}
+    for place, seed in zip(places, seeds, strict=True):
+        drawn, counts = sample_constrained(load_generator(place), n, seed, constraints)
+        cohorts.append(drawn)
+        for key, value in counts.items():
+            total[key] = total.get(key, 0) + value
+    return cohorts, total

@@ -1,0 +1,136 @@
+"""The three tables on which every generator is tried (DESIGN section 5), seeded, with the quirks of real tables."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+from pipeline.features.cohort import Cohort, assemble
+from pipeline.features.schema import CodeBlock, Column, Resolution, TableSchema
+
+RNG_SEED = 20260101
+DAY_2020 = 18_262
+CODES = 1_000
+
+
+def mixed_cohort(n: int = 2000, seed: int = RNG_SEED) -> Cohort:
+    """Mixed kinds with dependence, spikes, missing cells that say something, a constant and a rare level."""
+    rng = np.random.default_rng(seed)
+    frailty = rng.standard_normal(n)
+    age = np.round(np.clip(62 + 14 * frailty + 6 * rng.standard_normal(n), 18, 99), 1)
+    glucose = np.round(np.exp(1.7 + 0.25 * frailty + 0.15 * rng.standard_normal(n)) * 8) / 8
+    glucose[rng.random(n) < 0.15 + 0.2 * (frailty > 0)] = np.nan
+    cost = np.where(rng.random(n) < 0.35, 0.0, np.round(np.exp(5 + 0.6 * frailty + 0.5 * rng.standard_normal(n)), 2))
+    visits = rng.poisson(np.exp(0.5 + 0.5 * frailty))
+    grid = np.round(np.arange(33.0, 42.0, 0.1) * 1.8 + 32, 0) / 1.8 - 17.7777
+    temperature = grid[np.clip(np.rint(38 + 6 * rng.standard_normal(n) + 4 * frailty), 0, len(grid) - 1).astype(int)]
+    died = (frailty + rng.standard_normal(n) > 1.2).astype(int)
+    group = np.searchsorted([0.6, 0.85, 0.997], rng.random(n)) % 4
+    group = np.where(frailty > 1.0, (group + 1) % 3, group)
+    stage = np.clip(np.rint(frailty + 1.5), 0, 3).astype(int)
+    stage[rng.random(n) < 0.1] = -1
+    admitted = DAY_2020 + rng.integers(0, 700, n)
+    schema = TableSchema(
+        columns=[
+            Column(name="patient", kind="identifier", dtype="string", role="id"),
+            Column(
+                name="age",
+                kind="continuous",
+                dtype="float64",
+                bounds=(18, 99),
+                resolution=Resolution(kind="decimals", digits=1),
+            ),
+            Column(
+                name="glucose",
+                kind="continuous",
+                dtype="float32",
+                nullable=True,
+                resolution=Resolution(kind="step", step=0.125),
+            ),
+            Column(
+                name="cost",
+                kind="continuous",
+                dtype="float64",
+                bounds=(0, 1e6),
+                resolution=Resolution(kind="decimals", digits=2),
+            ),
+            Column(name="visits", kind="count", dtype="int64", bounds=(0, 60)),
+            Column(name="temperature", kind="continuous", dtype="float64", resolution=Resolution(kind="atoms")),
+            Column(name="died", kind="binary", dtype="bool", levels=[False, True], role="label"),
+            Column(name="group", kind="categorical", dtype="string", levels=["a", "b", "c", "d"], role="protected"),
+            Column(name="stage", kind="ordinal", dtype="int32", levels=[1, 2, 3, 4], nullable=True),
+            Column(name="admitted", kind="datetime", dtype="date32[day]"),
+            Column(name="site", kind="categorical", dtype="string", levels=["here"]),
+        ]
+    )
+    columns = {
+        "age": age,
+        "glucose": glucose,
+        "cost": cost,
+        "visits": visits.astype(float),
+        "temperature": temperature,
+        "died": died,
+        "group": group,
+        "stage": stage,
+        "admitted": admitted.astype(float),
+        "site": np.zeros(n, dtype=int),
+    }
+    return assemble(schema, columns)
+
+
+def stay_cohort(n: int = 1500, seed: int = RNG_SEED) -> Cohort:
+    """One row a stay: patients have one to six, with a level of their own."""
+    rng = np.random.default_rng(seed)
+    patient = np.sort(rng.integers(0, n // 3, n))
+    level = rng.standard_normal(n // 3)[patient]
+    schema = TableSchema(
+        columns=[
+            Column(name="length", kind="continuous", dtype="float64", resolution=Resolution(kind="decimals", digits=2)),
+            Column(name="bilirubin", kind="continuous", dtype="float64", nullable=True),
+            Column(name="ward", kind="categorical", dtype="string", levels=["icu", "medical", "surgical"]),
+            Column(name="readmitted", kind="binary", dtype="int64", levels=[0, 1]),
+        ],
+        unit="stay",
+    )
+    bilirubin = np.exp(level + 0.4 * rng.standard_normal(n))
+    bilirubin[rng.random(n) < 0.25] = np.nan
+    columns = {
+        "length": np.round(np.exp(1 + 0.5 * level + 0.5 * rng.standard_normal(n)), 2),
+        "bilirubin": bilirubin,
+        "ward": np.searchsorted([-0.5, 0.5], level + 0.5 * rng.standard_normal(n)),
+        "readmitted": (level + rng.standard_normal(n) > 0.8).astype(int),
+    }
+    return assemble(schema, columns, subject=np.array([f"p{p:05d}" for p in patient]))
+
+
+def code_cohort(n: int = 1500, seed: int = RNG_SEED) -> Cohort:
+    """A block of 1,000 codes, most of them rare, that depend on age and sex; and a small block of counts."""
+    rng = np.random.default_rng(seed)
+    sick = rng.standard_normal(n)
+    base = np.log(np.clip(0.35 / np.arange(1, CODES + 1) ** 0.7, 0.0008, 0.35))
+    slope = np.where(np.arange(CODES) % 3 == 0, 0.8, 0.0)
+    chance = 1 / (1 + np.exp(-(base + slope * sick[:, None])))
+    present = csr_matrix((rng.random((n, CODES)) < chance).astype(float))
+    counts = csr_matrix(rng.poisson(np.exp(np.linspace(-2, 1, 12) + 0.3 * sick[:, None])).astype(float))
+    schema = TableSchema(
+        columns=[
+            Column(name="age", kind="count", dtype="int64", bounds=(0, 120)),
+            Column(name="sex", kind="categorical", dtype="string", levels=["female", "male"]),
+        ],
+        blocks=[
+            CodeBlock(name="diagnoses", kind="binary", vocabulary=[f"D{i:04d}" for i in range(CODES)]),
+            CodeBlock(name="drugs", kind="count", vocabulary=[f"R{i:02d}" for i in range(12)]),
+        ],
+        unit="patient",
+    )
+    columns = {
+        "age": np.clip(np.rint(60 + 15 * sick + 5 * rng.standard_normal(n)), 0, 100),
+        "sex": (sick + rng.standard_normal(n) > 0).astype(int),
+    }
+    return assemble(schema, columns, blocks={"diagnoses": present, "drugs": counts})
+
+
+FIXTURES = {"mixed": mixed_cohort, "stays": stay_cohort, "codes": code_cohort}
+
+QUICK: dict[str, dict[str, object]] = {"vae": {"epochs": 40, "batch_size": 128, "learning_rate": 2e-3, "patience": 0}}
+"""Settings with which a generator trains fast enough for tests and still has to keep every promise."""

@@ -1,0 +1,281 @@
+"""What every registered generator promises, tried on three tables; a new generator passes this by being registered."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import pytest
+from generator_tables import FIXTURES, QUICK, mixed_cohort
+
+from pipeline.errors import ConfigError, InputError, TrainingError, UnsupportedError
+from pipeline.features.resolution import moved
+from pipeline.generators.base import FitReport, Generator, PrivacySpec, load_generator
+from pipeline.generators.registry import generator_class, generator_names
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pipeline.features.cohort import Cohort
+
+DRAWN = 3000
+MARGIN = 0.05
+Fitted = tuple[Generator, FitReport, "Cohort", "Cohort"]
+_fits: dict[tuple[str, str], Fitted] = {}
+
+
+@pytest.fixture(params=[(g, t) for g in generator_names() for t in FIXTURES], ids=lambda p: f"{p[0]}-{p[1]}")
+def fitted(request: pytest.FixtureRequest, cohorts: dict[str, Cohort]) -> Fitted:
+    """A generator fitted on a table: (generator, report, real rows, drawn rows); each pair is trained once."""
+    name, table = request.param
+    if (name, table) not in _fits:
+        real = cohorts[table]
+        model = generator_class(name)(QUICK.get(name, {}))
+        report = model.fit(real, seed=1, device="cpu")
+        _fits[name, table] = (model, report, real, model.sample(DRAWN, seed=2))
+    return _fits[name, table]
+
+
+def test_supports_answers(cohorts: dict[str, Cohort]) -> None:
+    for name in generator_names():
+        for cohort in cohorts.values():
+            answer = generator_class(name).supports(cohort.schema)
+            assert answer.ok or answer.reason, f"{name} refuses without a reason"
+
+
+def test_rows_are_exactly_in_the_schema(fitted: Fitted) -> None:
+    _, _, real, drawn = fitted
+    assert drawn.n_rows == DRAWN
+    assert drawn.table.schema == real.schema.arrow()
+    assert drawn.table.column_names == real.schema.names
+    assert drawn.split is None
+    assert drawn.n_subjects == DRAWN, "every drawn row is a subject of its own"
+    for column in real.schema.columns:
+        if column.kind == "identifier":
+            assert len(set(drawn.table.column(column.name).to_pylist())) == DRAWN
+        elif column.discrete:
+            codes = drawn.codes(column.name)
+            assert (codes != -2).all(), column.name
+            assert column.nullable or (codes >= 0).all(), column.name
+        else:
+            values = drawn.values(column.name)
+            assert column.nullable or not np.isnan(values).any(), column.name
+            seen = values[~np.isnan(values)]
+            if column.bounds is not None:
+                assert seen.min() >= column.bounds[0], column.name
+                assert seen.max() <= column.bounds[1], column.name
+            if column.resolution is not None and column.resolution.kind == "atoms":
+                assert np.isin(seen, real.values(column.name)).all(), column.name
+            elif column.resolution is not None:
+                assert moved(seen, column.resolution, column.dtype) == 0, column.name
+
+
+def test_no_real_extreme_is_reproduced(fitted: Fitted) -> None:
+    _, _, real, drawn = fitted
+    for column in real.schema.modelled():
+        if not column.numeric:
+            continue
+        values = real.values(column.name)
+        out = drawn.values(column.name)
+        for extreme in (np.nanmin(values), np.nanmax(values)):
+            if (values == extreme).sum() < 5:
+                assert not (out == extreme).any(), f"the extreme of '{column.name}' is one patient's own"
+
+
+def test_margins(fitted: Fitted) -> None:
+    model, _, real, drawn = fitted
+    for column in real.schema.modelled():
+        gone = abs(real.missing(column.name).mean() - drawn.missing(column.name).mean())
+        assert gone < 0.02 + 2 * np.sqrt(0.25 / DRAWN), f"{column.name}: share of missing cells off by {gone:.3f}"
+        if column.discrete:
+            for code in range(len(column.levels or [])):
+                off = abs((real.codes(column.name) == code).mean() - (drawn.codes(column.name) == code).mean())
+                assert off < MARGIN, f"{model.name}: level {code} of '{column.name}' off by {off:.3f}"
+        else:
+            a, b = real.values(column.name), drawn.values(column.name)
+            a, b = np.sort(a[~np.isnan(a)]), np.sort(b[~np.isnan(b)])
+            points = np.unique(a)
+            ks = np.abs(np.searchsorted(a, points, "right") / len(a) - np.searchsorted(b, points, "right") / len(b))
+            assert ks.max() < MARGIN, f"{model.name}: distribution of '{column.name}' off by {ks.max():.3f}"
+    for block in real.schema.blocks:
+        a, b = (np.asarray((x.blocks[block.name] > 0).mean(axis=0)).ravel() for x in (real, drawn))
+        assert np.abs(a - b).max() < MARGIN
+        assert np.abs(a - b).mean() < 0.02
+        if block.kind == "binary":
+            assert set(np.unique(drawn.blocks[block.name].data)) <= {1.0}
+        else:
+            means = [np.asarray(x.blocks[block.name].mean(axis=0)).ravel() for x in (real, drawn)]
+            assert np.abs(means[0] - means[1]).max() < 0.2
+        never = np.asarray(real.blocks[block.name].sum(axis=0)).ravel() == 0
+        assert drawn.blocks[block.name][:, never].nnz == 0
+
+
+def test_spikes_are_spikes(fitted: Fitted) -> None:
+    _, _, real, drawn = fitted
+    if "cost" not in real.schema.names:
+        pytest.skip("this table has no spike")
+    assert abs((real.values("cost") == 0).mean() - (drawn.values("cost") == 0).mean()) < 0.03
+
+
+def test_same_seed_same_rows_and_same_bytes(fitted: Fitted, tmp_path: Path) -> None:
+    model, _, real, drawn = fitted
+    again = type(model)(model.config)
+    again.fit(real, seed=1, device="cpu")
+    assert_same_rows(again.sample(DRAWN, seed=2), drawn)
+    for place, which in (("first", model), ("second", again)):
+        (tmp_path / place).mkdir()
+        which.save(tmp_path / place)
+    names = sorted(p.name for p in (tmp_path / "first").iterdir())
+    assert names == ["model.json", "model.safetensors"]
+    for name in names:
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes(), name
+
+
+def test_another_seed_gives_other_rows(fitted: Fitted) -> None:
+    model, _, _, drawn = fitted
+    assert not model.sample(DRAWN, seed=3).table.equals(drawn.table)
+
+
+def test_saved_and_loaded_it_draws_the_same(fitted: Fitted, tmp_path: Path) -> None:
+    model, _, _, drawn = fitted
+    model.save(tmp_path)
+    manifest = json.loads((tmp_path / "model.json").read_text())
+    assert manifest["generator"] == model.name
+    loaded = load_generator(tmp_path)
+    assert loaded.config == model.config
+    assert_same_rows(loaded.sample(DRAWN, seed=2), drawn)
+
+
+def test_conditions_for_all_rows(fitted: Fitted) -> None:
+    model, _, real, _ = fitted
+    column = next(c for c in real.schema.modelled() if c.discrete and len(c.levels or []) > 1)
+    level = (column.levels or [])[0]
+    drawn = model.sample(300, seed=5, conditions={column.name: level})
+    assert drawn.table.column(column.name).to_pylist() == [level] * 300
+
+
+def test_conditions_row_by_row(fitted: Fitted) -> None:
+    model, _, real, _ = fitted
+    discrete = next(c for c in real.schema.modelled() if c.discrete and len(c.levels or []) > 1)
+    numeric = next(c for c in real.schema.modelled() if c.numeric)
+    values = np.sort(real.values(numeric.name))
+    values = values[~np.isnan(values)]
+    spread = values[np.linspace(0.05 * len(values), 0.95 * len(values), 200).astype(int)]
+    wanted = pd.DataFrame(
+        {
+            discrete.name: [(discrete.levels or [])[i % 2] for i in range(200)],
+            numeric.name: spread,
+        }
+    )
+    drawn = model.sample(200, seed=6, conditions=wanted)
+    assert drawn.table.column(discrete.name).to_pylist() == wanted[discrete.name].tolist()
+    np.testing.assert_allclose(drawn.values(numeric.name), wanted[numeric.name])
+
+
+def test_conditions_that_make_no_sense(fitted: Fitted) -> None:
+    model, _, real, _ = fitted
+    discrete = next(c for c in real.schema.modelled() if c.discrete)
+    with pytest.raises(ConfigError, match="no column"):
+        model.sample(5, seed=0, conditions={"agee": 1})
+    with pytest.raises(ConfigError, match="no such level"):
+        model.sample(5, seed=0, conditions={discrete.name: "purple"})
+    with pytest.raises(ConfigError, match="rows"):
+        model.sample(5, seed=0, conditions=pd.DataFrame({discrete.name: [(discrete.levels or [])[0]] * 4}))
+
+
+def test_report(fitted: Fitted) -> None:
+    model, report, real, _ = fitted
+    assert report.rows == real.n_rows
+    assert report.parameters > 0
+    assert report.privacy is None
+    assert report.health["duplicate_share"] <= 1.5 * report.health["natural_duplicate_share"] + 0.01
+    assert 0.8 <= report.health["std_ratio_min"] <= report.health["std_ratio_max"] <= 1.25, model.name
+    assert not any("collapse" in w for w in report.warnings)
+
+
+@pytest.mark.parametrize("name", generator_names())
+def test_what_is_refused_in_words(name: str) -> None:
+    from dataclasses import replace
+
+    import pyarrow as pa
+
+    cohort = mixed_cohort(60)
+    kind = generator_class(name)
+    make = lambda: kind({**QUICK.get(name, {}), **({"epochs": 1} if "epochs" in kind.Config.model_fields else {})})  # noqa: E731
+    with pytest.raises(TrainingError, match="not been fitted"):
+        make().sample(3, seed=0)
+    if not kind.supports(cohort.schema).dp:
+        with pytest.raises(UnsupportedError, match="privacy"):
+            make().fit(cohort, seed=0, privacy=PrivacySpec(epsilon=1.0, delta=1e-6))
+    if not kind.supports(cohort.schema).sequences:
+        with pytest.raises(UnsupportedError, match="sequences"):
+            make().fit(replace(cohort, events=pa.table({"code": ["x"]})), seed=0)
+    for rows in (0, 1):
+        with pytest.raises(InputError, match="too few"):
+            make().fit(cohort.take(np.arange(rows)), seed=0)
+    with pytest.raises(ConfigError, match="no setting"):
+        kind({"epoch_number": 3})
+    with pytest.raises(ConfigError, match="no preset"):
+        kind({"preset": "papr"})
+
+
+@pytest.mark.parametrize("name", generator_names())
+def test_every_setting_is_described(name: str) -> None:
+    config = generator_class(name).Config
+    assert "default" in config.presets
+    for preset in config.presets:
+        config.build({"preset": preset})
+    for field, info in config.model_fields.items():
+        assert info.description, f"{name}.{field} has no description"
+
+
+@pytest.mark.parametrize("name", generator_names())
+def test_odd_tables(name: str) -> None:
+    """A column without any value, a constant one, a table of one column, a rare binary flag, few rows."""
+    from pipeline.features.cohort import assemble
+    from pipeline.features.schema import Column, TableSchema
+
+    rng = np.random.default_rng(0)
+    n = 80
+    columns = [
+        Column(name="number", kind="continuous", dtype="float64"),
+        Column(name="empty", kind="continuous", dtype="float64", nullable=True),
+        Column(name="never", kind="categorical", dtype="string", levels=["x", "y"], nullable=True),
+        Column(name="same", kind="count", dtype="int64"),
+        Column(name="rare_flag", kind="binary", dtype="bool", levels=[False, True]),
+        Column(name="scattered", kind="categorical", dtype="string", levels=[f"l{i}" for i in range(40)]),
+        Column(name="few", kind="continuous", dtype="float64", nullable=True),
+    ]
+    few = np.full(n, np.nan)
+    few[:3] = [1.0, 2.0, 3.0]
+    cells = {
+        "number": rng.normal(size=n),
+        "empty": np.full(n, np.nan),
+        "never": np.full(n, -1),
+        "same": np.full(n, 7.0),
+        "rare_flag": (np.arange(n) == 3).astype(int),
+        "scattered": np.arange(n) % 40,
+        "few": few,
+    }
+    settings = {"epochs": 2} if "epochs" in generator_class(name).Config.model_fields else {}
+    model = generator_class(name)(settings)
+    model.fit(assemble(TableSchema(columns=columns), cells), seed=0, device="cpu")
+    drawn = model.sample(500, seed=0)
+    assert drawn.missing("empty").all()
+    assert drawn.missing("never").all()
+    assert (drawn.values("same") == 7).all()
+    assert drawn.missing("few").mean() > 0.85
+    for column in columns:
+        alone = generator_class(name)(settings)
+        alone.fit(assemble(TableSchema(columns=[column]), {column.name: cells[column.name]}), seed=0, device="cpu")
+        assert alone.sample(50, seed=1).n_rows == 50
+
+
+def assert_same_rows(a: Cohort, b: Cohort) -> None:
+    """Cell by cell the same table and blocks."""
+    assert a.table.equals(b.table)
+    assert a.blocks.keys() == b.blocks.keys()
+    for name, matrix in a.blocks.items():
+        assert (matrix != b.blocks[name]).nnz == 0
