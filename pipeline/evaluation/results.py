@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Literal
 
@@ -40,6 +41,67 @@ class MetricSpec:
     title: str
     caption: str
     source: str = ""
+
+    def result(
+        self,
+        value: float | None,
+        *,
+        se: float | None = None,
+        interval: tuple[float, float] | None = None,
+        n: int | None = None,
+        null: float | None = None,
+        scope: Scope = "table",
+        key1: str = "",
+        key2: str = "",
+        note: str = "",
+    ) -> MetricResult:
+        """A result of this metric; a value that is not finite becomes None and is noted, never NaN.
+
+        Args:
+            value: The number; None where it cannot be estimated.
+            se: Standard error; gives the 95 % interval (cut to the metric's range) where `interval` is None.
+            interval: Both ends of the 95 % interval.
+            n: Rows (or whatever the note says) behind the number.
+            null: What it would be if nothing were wrong.
+            scope: What the number is about.
+            key1: Column or task; empty for the headline number of the table.
+            key2: Second column, model or statistic.
+            note: Why there is no value, or what to bear in mind.
+        """
+        if value is None or not math.isfinite(value):
+            return MetricResult(
+                self.id,
+                None,
+                n=n,
+                null_value=null,
+                scope=scope,
+                key1=key1,
+                key2=key2,
+                direction=self.direction,
+                family=self.family,
+                note=note or "not estimable",
+            )
+        if se is not None and not math.isfinite(se):
+            se = None
+        if interval is None and se is not None:
+            low, high = self.range
+            interval = (max(low, value - 1.959964 * se), min(high, value + 1.959964 * se))
+        lo, hi = (None, None) if interval is None else interval
+        return MetricResult(
+            self.id,
+            float(value),
+            ci_lo=None if lo is None else float(lo),
+            ci_hi=None if hi is None else float(hi),
+            se=None if se is None else float(se),
+            n=n,
+            null_value=None if null is None or not math.isfinite(null) else float(null),
+            scope=scope,
+            key1=key1,
+            key2=key2,
+            direction=self.direction,
+            family=self.family,
+            note=note,
+        )
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,103 @@
+"""Which metrics exist: the id to a `Metric`, imported only when it is computed or asked for.
+
+Adding one is a function with `@metric(MetricSpec(...))` in the module of its family and one line here. Other
+packages add theirs through the entry-point group `cohortloom.metrics` (name = id, value = "module:attribute").
+A paper's literal formula lives under "lit.<paper>.<name>"; nothing that starts so is ever gated or ranked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING
+
+from pipeline.errors import ConfigError, NotFoundError, nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pipeline.evaluation.context import EvaluationContext
+    from pipeline.evaluation.results import MetricResult, MetricSpec
+
+    Compute = Callable[[EvaluationContext], list[MetricResult]]
+
+BUILT_IN: dict[str, str] = {
+    "schema.adherence": "pipeline.evaluation.fidelity:adherence",
+    "fid.marg.jsd": "pipeline.evaluation.fidelity:jsd",
+    "fid.marg.jsd_debiased": "pipeline.evaluation.fidelity:jsd_debiased",
+    "fid.marg.ks": "pipeline.evaluation.fidelity:ks",
+    "fid.marg.tvd": "pipeline.evaluation.fidelity:tvd",
+    "fid.marg.moments": "pipeline.evaluation.moments:moments",
+    "fid.marg.variance_collapse": "pipeline.evaluation.moments:variance_collapse",
+    "fid.dep.corr_rmse": "pipeline.evaluation.dependence:corr_rmse",
+    "fid.joint.detect_auc": "pipeline.evaluation.joint:detect_auc",
+    "fid.joint.detect_copy_alarm": "pipeline.evaluation.joint:detect_copy_alarm",
+    "util.trtr_auroc": "pipeline.evaluation.utility:trtr_auroc",
+    "util.tstr_auroc": "pipeline.evaluation.utility:tstr_auroc",
+    "util.gap": "pipeline.evaluation.utility:gap",
+    "util.ratio": "pipeline.evaluation.utility:ratio",
+    "priv.exact": "pipeline.evaluation.privacy:exact",
+    "priv.exact_p": "pipeline.evaluation.privacy:exact_p",
+    "priv.exact_unique": "pipeline.evaluation.privacy:exact_unique",
+    "priv.mia.nn_auc": "pipeline.evaluation.membership:nn_auc",
+    "priv.mia.domias_knn_auc": "pipeline.evaluation.membership:domias_knn_auc",
+    "priv.mia.ganleaks_cal_auc": "pipeline.evaluation.membership:ganleaks_cal_auc",
+    "priv.mia.max_auc": "pipeline.evaluation.membership:max_auc",
+    "priv.mia.tpr_at_1pct_fpr": "pipeline.evaluation.membership:tpr_at_1pct_fpr",
+    "priv.mia.tpr_at_01pct_fpr": "pipeline.evaluation.membership:tpr_at_01pct_fpr",
+}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric: what it is, and the function that computes it on a context.
+
+    Attributes:
+        spec: Id, direction, caption and so on.
+        compute: Gives the results of one synthetic cohort; leaves `replicate`, references and score to the protocol.
+        floor: The reference row that stands for "nothing achieved" in the normalised score; "" if there is no score.
+    """
+
+    spec: MetricSpec
+    compute: Compute
+    floor: str
+
+
+def metric(spec: MetricSpec, *, floor: str = "ref_marginal") -> Callable[[Compute], Metric]:
+    """Make a metric of a function."""
+    return lambda compute: Metric(spec, compute, floor)
+
+
+def metric_paths() -> dict[str, str]:
+    """Id to "module:attribute", built-in ones first, then those of other packages.
+
+    Raises:
+        ConfigError: an entry point takes an id that is already in use.
+    """
+    paths = dict(BUILT_IN)
+    for point in entry_points(group="cohortloom.metrics"):
+        if paths.get(point.name, point.value) != point.value:
+            raise ConfigError(
+                f"Two metrics are called '{point.name}': {paths[point.name]} and {point.value}.",
+                todo="Rename one entry point.",
+            )
+        paths[point.name] = point.value
+    return paths
+
+
+def metric_ids() -> list[str]:
+    """All ids, in the order in which they are computed and shown."""
+    return list(metric_paths())
+
+
+def find_metric(name: str) -> Metric:
+    """The metric registered under `name`; raises `NotFoundError` with the nearest id."""
+    paths = metric_paths()
+    if name not in paths:
+        raise NotFoundError(f"There is no metric '{name}'.", todo=nearest(name, list(paths)))
+    module, _, attribute = paths[name].partition(":")
+    found = getattr(import_module(module), attribute)
+    if not isinstance(found, Metric) or found.spec.id != name:
+        raise ConfigError(f"{paths[name]} is not a metric called '{name}'.", todo="Decorate it with @metric.")
+    return found

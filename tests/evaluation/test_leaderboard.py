@@ -1,0 +1,85 @@
+"""Order, ties and cells of the leaderboard, and rows of generators without figures."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+from pipeline.evaluation.leaderboard import COLUMNS, Entry, cells, leaderboard, to_markdown
+from pipeline.evaluation.registry import find_metric
+from pipeline.evaluation.results import MetricResult
+from pipeline.release.gate import Verdict
+
+
+def figures(utility: float, risk: float, se: float = 0.01) -> list[MetricResult]:
+    def row(metric: str, value: float, **more: object) -> MetricResult:
+        return replace(find_metric(metric).spec.result(value, se=se, n=2000), **more)
+
+    return [
+        row("fid.marg.jsd", 0.01),
+        row("fid.dep.corr_rmse", 0.05),
+        row("fid.joint.detect_auc", 0.7),
+        row("util.ratio", utility, scope="task", key1="easy"),
+        row("util.ratio", utility - 0.2, scope="task", key1="hard"),
+        row("util.tstr_auroc", 0.6, scope="task", key1="hard"),
+        row("priv.mia.max_auc", risk),
+        find_metric("priv.mia.tpr_at_1pct_fpr").spec.result(None, note="too few"),
+        row("priv.exact_unique", 2, replicate=1),
+        row("priv.exact_unique", 0, replicate=0),
+        row("priv.exact_unique", 1),
+    ]
+
+
+def entry(status: str, utility: float, risk: float, se: float = 0.01) -> Entry:
+    return Entry(results=figures(utility, risk, se), verdict=Verdict(status, []), fit_seconds=12.34)
+
+
+ENTRIES = {
+    "refusing": Entry(status="refused", reason="cannot take code blocks"),
+    "useful": entry("pass", 0.99, 0.54),
+    "private": entry("pass", 0.70, 0.50),
+    "beaten": entry("pass", 0.70, 0.60),
+    "broken": entry("fail", 1.0, 0.50),
+    "unsure": entry("underpowered", 0.9, 0.52),
+    "crashed": Entry(status="failed", reason="loss is not finite | step 3"),
+    "absent": Entry(status="not_enabled", reason="not in the cohort file"),
+}
+
+
+def test_order_and_rows_without_figures() -> None:
+    rows = leaderboard(ENTRIES, {"ref_fresh": figures(1.0, 0.5), "ref_train": figures(1.0, 1.0)})
+    assert [r["generator"] for r in rows] == [
+        "useful", "private", "beaten", "unsure", "broken", "absent", "crashed", "refusing",
+        "fresh real rows", "training rows copied",
+    ]  # fmt: skip
+    assert [r["layer"] for r in rows[:3]] == [1, 1, 2]
+    assert json.loads(json.dumps(rows)) == rows
+    by_name = {r["generator"]: cells(r) for r in rows}
+    assert all(len(c) == len(COLUMNS) for c in by_name.values())
+    assert by_name["crashed"][1] == "failed: loss is not finite | step 3"
+    assert "refused: cannot take code blocks" in by_name["refusing"]
+    assert by_name["fresh real rows"][1] == "reference"
+
+
+def test_the_worst_task_and_the_worst_seed_are_shown() -> None:
+    row = leaderboard({"useful": ENTRIES["useful"]}, {})[0]
+    assert row["task"] == "hard"
+    shown = dict(zip(COLUMNS, cells(row), strict=True))
+    assert shown["utility ratio ↑"] == "0.79 ± 0.02"
+    assert shown["exact copies ↓"] == "2"
+    assert shown["TPR at 1 % FPR ↓"] == "n. e."
+    assert shown["fit s"] == "12.3"
+
+
+def test_overlapping_generators_share_a_badge() -> None:
+    tied = leaderboard({"a": entry("pass", 0.9, 0.52, 0.02), "b": entry("pass", 0.91, 0.53, 0.02)}, {})
+    assert [r["tier"] for r in tied] == ["1a", "1a"]
+    apart = leaderboard({"a": entry("pass", 0.7, 0.50), "b": entry("pass", 0.99, 0.6)}, {})
+    assert [(r["generator"], r["tier"]) for r in apart] == [("b", "1a"), ("a", "1b")]
+
+
+def test_markdown_has_one_line_a_row() -> None:
+    rows = leaderboard(ENTRIES, {})
+    lines = to_markdown(rows).strip().split("\n")
+    assert len(lines) == 2 + len(rows)
+    assert all(line.replace("\\|", "").count("|") == len(COLUMNS) + 1 for line in lines)
