@@ -8,7 +8,7 @@ fails. Signatures, waivers and publication are elsewhere in this package.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from math import ceil
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -100,14 +100,7 @@ def judge(
         _membership_auc(results, gate, known),
         _membership_rate(results, gate),
         _copy_alarm(results),
-        _at_most(
-            headline(results, "fid.marg.jsd"),
-            gate.jsd_mean_max,
-            "jsd_mean",
-            "fidelity",
-            "mean divergence of the columns",
-            _three,
-        ),
+        _divergence(results, gate),
         *_collapse(results, gate),
         _dependence(results, gate, known),
         *(_utility(results, gate, task.name) for task in tasks),
@@ -236,6 +229,22 @@ def _copy_alarm(results: Sequence[MetricResult]) -> Rule:
         None,
         f"{what}: {said} (AUC {worst.value:.3f}; it is on more than three standard errors below 0.5)",
     )
+
+
+def _divergence(results: Sequence[MetricResult], gate: GateSpec) -> Rule:
+    """The mean divergence; what two real samples of this size differ by alone is no failure of the generator."""
+    row = headline(results, "fid.marg.jsd")
+    rule = _at_most(row, gate.jsd_mean_max, "jsd_mean", "fidelity", "mean divergence of the columns", _three)
+    if rule.status != "fail" or row is None or row.value is None or row.null_value is None:
+        return rule
+    if row.value - row.null_value > gate.jsd_mean_max:
+        return rule
+    needed = ceil(row.n * row.value / gate.jsd_mean_max) if row.n else None
+    words = (
+        f"{rule.words}: two real samples of this size differ by {_three(row.null_value)} by chance alone"
+        + (f", about {needed:,} a side are needed" if needed else "")
+    )  # fmt: skip
+    return replace(rule, status="underpowered", n_needed=needed, words=words)
 
 
 def _collapse(results: Sequence[MetricResult], gate: GateSpec) -> list[Rule]:

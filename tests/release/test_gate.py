@@ -28,7 +28,8 @@ GOOD: dict[str, tuple[float, float]] = {
 
 
 def row(metric: str, value: float | None, se: float = 0.0, replicate: int = -1, **more: object) -> MetricResult:
-    made = find_metric(metric).spec.result(value, se=se, n=2000, null=0.5)
+    null = 0.004 if metric == "fid.marg.jsd" else 0.5
+    made = find_metric(metric).spec.result(value, se=se, n=2000, null=null)
     return replace(made, replicate=replicate, **more)
 
 
@@ -151,6 +152,16 @@ def test_small_samples_are_held_against_fresh_real_rows() -> None:
     assert rule.status == "underpowered"
     enough = {r.name: r for r in judged(inside)[0].rules}["mia_max_auc"]
     assert enough.status == "underpowered"
+
+
+def test_divergence_that_chance_alone_explains_is_underpowered_not_failed() -> None:
+    rows = [r for r in results() if r.metric != "fid.marg.jsd"]
+    verdict, rules = judged([*rows, row("fid.marg.jsd", 0.075, 0.01, n=120, null_value=0.07)])
+    assert (rules["jsd_mean"].status, verdict.status) == ("underpowered", "underpowered")
+    assert rules["jsd_mean"].n_needed == 180
+    assert "by chance alone" in rules["jsd_mean"].words
+    verdict, rules = judged([*rows, row("fid.marg.jsd", 0.13, 0.01, n=120, null_value=0.07)])
+    assert (rules["jsd_mean"].status, verdict.status) == ("fail", "fail")
 
 
 def test_dependence_needs_references_that_can_be_told_apart() -> None:
