@@ -161,6 +161,11 @@ def column_from_values(values: NDArray[np.floating], column: Column) -> pa.Array
         return pa.array(values.astype(column.dtype), type=arrow_type(column.dtype), mask=mask)
     scaled = values * MICROSECONDS_PER_DAY if column.dtype == "timestamp[us]" else values
     whole = np.where(mask, 0, np.rint(scaled)).astype(np.int64)
+    grid = column.resolution
+    if column.dtype == "timestamp[us]" and grid is not None and grid.kind == "step" and grid.offset == 0:
+        # Far from 1970 a float of days is a microsecond off: the grid's own unit puts it right.
+        unit = max(1, round(grid.step * MICROSECONDS_PER_DAY))
+        whole = (whole + unit // 2) // unit * unit
     target = arrow_type(column.dtype)
     raw = pa.array(whole, mask=mask)
     return raw.cast(pa.int32()).cast(target) if column.dtype == "date32[day]" else raw.cast(target)

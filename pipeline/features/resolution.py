@@ -17,7 +17,8 @@ The rule, on the distinct non-missing training values, compared bit by bit in th
 3. Values that are not believed to lie on a grid are `atoms` if they repeat (at most half as many distinct values as
    rows): a drawn value is then one of those seen in training. Otherwise the formal grid of step 1 holds, or None.
 
-Counts, whole days and midnights keep their whole numbers: steps 2 and 3 are for continuous columns only.
+Counts, whole days and midnights keep their whole numbers, other times their whole hours, minutes, seconds or
+milliseconds: steps 2 and 3 are for continuous columns only.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 MOST_DECIMALS = 6
 SMALLEST_BINARY_STEP = 24
 MOST_DISTINCT_ATOMS = 0.5
+_CLOCK = (24, 24 * 60, 24 * 3600, 24 * 3600 * 1000)
+"""Hours, minutes, seconds and milliseconds in a day: the grids of times."""
 _SPIKE = 0.1
 _FEW_VALUES = 10
 _SEEN_OF_EXPECTED = 1 / 3
@@ -52,7 +55,10 @@ def on_grid(values: NDArray[np.floating], resolution: Resolution | None) -> NDAr
     if resolution is not None and resolution.kind == "decimals":
         return np.round(x, resolution.digits)
     if resolution is not None and resolution.kind == "step":
-        return resolution.offset + np.rint((x - resolution.offset) / resolution.step) * resolution.step
+        place = np.rint((x - resolution.offset) / resolution.step)
+        parts = round(1 / resolution.step) if resolution.step < 1 else 0
+        # A step of 1/86400 is no exact float: k / 86400 is the float of the k-th second, k * step is beside it.
+        return resolution.offset + (place / parts if parts and resolution.step == 1 / parts else place * resolution.step)
     return x
 
 
@@ -76,7 +82,10 @@ def infer_resolution(values: NDArray[np.floating], kind: Kind, dtype: DType = "f
     if not len(x):
         return None
     grid = _formal_grid(np.unique(x), dtype)
-    if kind in ("count", "datetime"):
+    if kind == "datetime":
+        clocks = (Resolution(kind="decimals"), *(Resolution(kind="step", step=1 / parts) for parts in _CLOCK))
+        return next((clock for clock in clocks if moved(x, clock, dtype) == 0), None)
+    if kind == "count":
         return Resolution(kind="decimals", digits=0) if moved(x, Resolution(kind="decimals"), dtype) == 0 else None
     with np.errstate(over="ignore", invalid="ignore"):  # numbers near the largest float have no grid to speak of
         believed = grid is not None and _filled(x, grid) and not _heaped(x, grid)

@@ -22,7 +22,7 @@ from pipeline.features.schema import TableSchema
 from pipeline.features.split import row_subjects
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from pipeline.store.lake import Version, VersionStore
 
 _SUBJECT_COLUMNS = ("subject", "split", "tune")
+_ROWS_TO_TELL, _FEW_CODES = 50, 64
+_LEADING_ZERO = r"^\s*[+-]?0[0-9]"
+"""A number written so ("007") is a code; as a number it would lose its zeros."""
 
 
 class TableTarget(Protocol):
@@ -127,41 +130,59 @@ def read_features(store: VersionStore, version: Version) -> Cohort:
     return read_cohort(store.path(version, "schema.json").parent)
 
 
-def read_table(path: Path, schema_path: Path | None = None) -> pa.Table:
+def read_table(path: Path, schema_path: Path | None = None, *, like: TableSchema | None = None) -> pa.Table:
     """A table from a CSV or Parquet file (`.csv .tsv .parquet`, also `.gz`), for the command line.
 
     Args:
         path: the file.
         schema_path: a TableSchema as JSON; the table is then in exactly its columns and types.
+        like: without `schema_path`: what is text in this schema is read as text (a CSV's "0.0" stays what it is).
 
     Raises:
         NotFoundError: there is no such file.
         InputError: the file is not of these formats, cannot be parsed, or does not fit the schema.
     """
     if schema_path is None:
-        return normalise(_read_file(path, None))
+        return normalise(_read_file(path, like))
     schema = read_schema(schema_path)
     return conform(_read_file(path, schema), schema)
 
 
-def cohort_from_file(path: Path, *, schema_file: Path | None = None, subject: str | None = None) -> Cohort:
+def cohort_from_file(
+    path: Path,
+    *,
+    schema_file: Path | None = None,
+    schema: TableSchema | None = None,
+    subject: str | None = None,
+    drop: Sequence[str] = (),
+) -> Cohort:
     """A cohort without a split from a CSV or Parquet file, for the command line.
 
     Args:
         path: the file, as for `read_table`.
         schema_file: a TableSchema as JSON; inferred from all rows if left out.
+        schema: the same as an object.
         subject: column that identifies the subject (taken out of the table); a row is a subject if left out.
+        drop: columns to leave out.
 
     Raises:
         NotFoundError, InputError, ConfigError: as `read_table` and `infer_schema` raise them; no subject column, or
-            rows without a subject.
+            rows without a subject; a column to leave out that is not there.
     """
-    schema = None if schema_file is None else read_schema(schema_file)
+    if schema_file is not None:
+        schema = read_schema(schema_file)
     table = _read_file(path, schema)
+    for name in drop:
+        if name not in table.column_names:
+            raise NotFoundError(
+                f"There is no column '{name}' to leave out.", where=str(path), todo=nearest(name, table.column_names)
+            )
     try:
-        return as_cohort(table, schema, subject=subject)
+        return as_cohort(table.drop_columns(list(drop)), schema, subject=subject)
     except (InputError, ConfigError) as error:
-        raise type(error)(error.what, where=f"{path}: {error.where}".rstrip(": "), todo=error.todo) from None
+        # The hints of inference are for authors of a cohort's SQL; whoever has a file has the command's options.
+        todo = "Leave the column out (--drop), or say what it is in a --schema." if "SQL" in error.todo else error.todo
+        raise type(error)(error.what, where=f"{path}: {error.where}".rstrip(": "), todo=todo) from None
 
 
 def write_table(table: pa.Table, path: Path) -> None:
@@ -186,11 +207,22 @@ def write_table(table: pa.Table, path: Path) -> None:
             write_parquet(path, table)
             return
         text = pa.BufferOutputStream()
-        csv.write_csv(table, text)
+        csv.write_csv(_whole_seconds(table), text)
         raw = text.getvalue().to_pybytes()
         path.write_bytes(gzip.compress(raw, mtime=0) if name.endswith(".gz") else raw)
     except OSError as error:
         raise StoreError(f"The file cannot be written ({error.strerror}).", where=str(path)) from None
+
+
+def _whole_seconds(table: pa.Table) -> pa.Table:
+    """The table with times that are all whole seconds as such, so that a CSV does not show .000000."""
+    for place, field in enumerate(table.schema):
+        if pa.types.is_timestamp(field.type):
+            try:
+                table = table.set_column(place, field.name, table.column(place).cast(pa.timestamp("s")))
+            except pa.ArrowInvalid:
+                continue  # some of its times are finer
+    return table
 
 
 def read_schema(path: Path) -> TableSchema:
@@ -229,6 +261,24 @@ def as_cohort(table: pa.Table, schema: TableSchema | None = None, *, subject: st
     return Cohort(table=rows, schema=schema, subject=row_subjects(normalise(rows)) if ids is None else ids)
 
 
+def likely_identifiers(cohort: Cohort) -> list[str]:
+    """Columns of whole numbers that look like identifiers but are modelled as numbers, so that a caller can be warned.
+
+    That is what is called `id`, `..._id`, `...Id` or `mrn` and has many values, and what differs in every row of 50 or more.
+    """
+    import pyarrow.compute as pc
+
+    found = []
+    for column in cohort.schema.columns:
+        if column.kind in ("count", "continuous") and column.dtype in ("int64", "int32"):
+            values = cohort.table.column(column.name)
+            distinct = int(pc.count_distinct(values, mode="all").as_py())
+            unique = distinct == cohort.n_rows >= _ROWS_TO_TELL
+            if unique or distinct > _FEW_CODES and re.search(r"(?i:^id$|[_ .-]id$|^mrn$)|[a-z]I[dD]$", column.name):
+                found.append(column.name)
+    return found
+
+
 def take_subject(table: pa.Table, name: str) -> tuple[NDArray[np.str_], pa.Table]:
     """The subject ids in column `name` as text, and the table without that column.
 
@@ -256,7 +306,7 @@ def _read_file(path: Path, schema: TableSchema | None) -> pa.Table:
     import io
 
     if not path.is_file():
-        raise NotFoundError("There is no such file.", where=str(path))
+        raise NotFoundError("This is a folder." if path.is_dir() else "There is no such file.", where=str(path))
     zipped = path.name.lower().endswith(".gz")
     name = path.name.lower().removesuffix(".gz")
     if not name.endswith((".parquet", ".csv", ".tsv", ".txt")):
@@ -278,16 +328,42 @@ def _read_file(path: Path, schema: TableSchema | None) -> pa.Table:
 
 
 def _read_csv(raw: bytes, schema: TableSchema | None, *, tabs: bool) -> pa.Table:
+    """A CSV with the types that its cells have, as text where the schema says text or a number has a leading zero.
+
+    Of a schema's types only text is forced on the reader: a whole number that another program wrote as `52.0` is
+    still one, and what does not fit is then refused by `conform` with the name of its column.
+    """
     import io
 
+    import pyarrow.compute as pc
     from pyarrow import csv
 
-    types = None if schema is None else {f.name: f.type for f in schema.arrow()}
-    return csv.read_csv(
-        io.BytesIO(raw),
-        parse_options=csv.ParseOptions(delimiter="\t" if tabs else ",", newlines_in_values=True),
-        convert_options=csv.ConvertOptions(column_types=types, strings_can_be_null=True, null_values=["", "NA", "NaN"]),
-    )
+    def read(texts: list[str], only: list[str] | None = None) -> pa.Table:
+        return csv.read_csv(
+            io.BytesIO(raw),
+            parse_options=csv.ParseOptions(delimiter="\t" if tabs else ",", newlines_in_values=True),
+            convert_options=csv.ConvertOptions(
+                column_types=dict.fromkeys(texts, pa.string()),
+                include_columns=only,
+                strings_can_be_null=True,
+                null_values=["", "NA", "NaN"],
+            ),
+        )
+
+    said = {} if schema is None else {c.name: c.dtype for c in schema.columns}
+    texts = [name for name, dtype in said.items() if dtype == "string"]
+    table = read(texts)
+    twice = len(table.column_names) - len(set(table.column_names))
+    if twice:
+        raise InputError(f"{twice} column names stand twice in the header.")
+    numbers = [f.name for f in table.schema if pa.types.is_integer(f.type) or pa.types.is_floating(f.type)]
+    doubtful = [name for name in numbers if name not in said]
+    if doubtful and re.search(rb'(?:^|[,\t"\n])[+-]?0[0-9]', raw):
+        as_text = read(doubtful, doubtful)
+        coded = [n for n in doubtful if pc.any(pc.match_substring_regex(as_text.column(n), _LEADING_ZERO)).as_py()]
+        for name in coded:
+            table = table.set_column(table.column_names.index(name), name, as_text.column(name))
+    return table
 
 
 def _read_parquet(source: Path | object) -> pa.Table:
@@ -337,6 +413,7 @@ __all__ = [
     "FolderTarget",
     "as_cohort",
     "cohort_from_file",
+    "likely_identifiers",
     "read_beside",
     "read_cohort",
     "read_features",

@@ -1,0 +1,106 @@
+"""How the command line shows things: tables for people, JSON for programs, progress on long work."""
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+# A pipe has no width of its own; tables must not be folded for it.
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 180)
+WIDE = 170
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def show(rows: Sequence[Mapping[str, Any]], *, title: str, as_json: bool, empty: str) -> None:
+    """Rows as a table, or as JSON on stdout; `empty` is the sentence for no rows."""
+    if as_json:
+        print_json(list(rows))
+        return
+    if not rows:
+        console.print(empty)
+        return
+    table = Table(title=title, title_justify="left", header_style="bold", show_edge=False, pad_edge=False)
+    *_, last = rows[0]
+    for name in rows[0]:
+        right = all(isinstance(row[name], int | float) or row[name] in ("", None) for row in rows)
+        # Only the last column is folded: it is the one with sentences.
+        table.add_column(str(name), justify="right" if right else "left", no_wrap=name != last, overflow="fold")
+    for row in rows:
+        table.add_row(*[cell(value) for value in row.values()])
+    console.print(table)
+
+
+def board(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[dict[str, str]]:
+    """A leaderboard to show: status and verdict in one column, the reason of a failure last, no empty column.
+
+    A narrow terminal gets the figures without their intervals (`--json` and the report have them).
+    """
+    shown = []
+    for cells in rows:
+        row = dict(zip(columns, cells, strict=True))
+        status, _, reason = row.pop("status").partition(": ")
+        verdict = row.pop("verdict", "")
+        name = row.pop("generator")
+        shown.append({"generator": name, "verdict": verdict if status == "ok" else status, **row, "reason": reason})
+    used = [name for name in shown[0] if any(row[name] not in ("", "—") for row in shown)] if shown else []
+    if console.width < WIDE:
+        return [{name: row[name].partition(" ±")[0] for name in used} for row in shown]
+    return [{name: row[name] for name in used} for row in shown]
+
+
+def print_json(value: object) -> None:
+    """A value as JSON on stdout, for programs."""
+    print(json.dumps(value, indent=2, default=str))
+
+
+def cell(value: object) -> str:
+    """One cell as text: counts with thousands separators, floats with four digits, nothing for None."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)
+
+
+def say(text: str) -> None:
+    """A line for people, on stderr, so that stdout stays readable by programs."""
+    errors.print(text, markup=False)
+
+
+def next_steps(lines: Iterable[str]) -> None:
+    """Where to look next."""
+    errors.print("")
+    for line in lines:
+        errors.print(f"  {line}", markup=False)
+
+
+@contextmanager
+def progress(label: str) -> Any:
+    """A progress bar on a terminal; yields `update(done, total, numbers)`. Prints nothing where stderr is no terminal."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=errors, disable=not errors.is_terminal, transient=True) as bar:
+        task = bar.add_task(label, total=None)
+
+        def update(done: int, total: int, numbers: Mapping[str, float]) -> None:
+            shown = " ".join(f"{name}={value:.4g}" for name, value in numbers.items())
+            bar.update(task, completed=done, total=total, description=f"{label} {shown}".strip())
+
+        yield update
+
+
+Update = Callable[[int, int, Mapping[str, float]], None]

@@ -1,0 +1,161 @@
+"""Commands on plain tables: fit, sample, evaluate. No Dagster, no COHORTLOOM_HOME, nothing but files."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from assets.cli.display import board, next_steps, print_json, progress, say, show
+from pipeline.errors import ConfigError, UnsupportedError
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module to the app."""
+    app.command()(fit)
+    app.command()(sample)
+    app.command()(evaluate)
+
+
+def fit(
+    table: Annotated[Path, typer.Argument(help="CSV or Parquet file, plain or gzipped: the training rows.")],
+    generator: Annotated[str, typer.Option("--generator", "-g", help="Standard name; see `cohortloom generators`.")],
+    out: Annotated[Path, typer.Option(help="Folder for the model; made if missing.")],
+    schema: Annotated[
+        Path | None, typer.Option(help="TableSchema JSON; inferred and written beside the model if left out.")
+    ] = None,
+    subject: Annotated[
+        str | None, typer.Option(help="Column that identifies the subject; a row is a subject if left out.")
+    ] = None,
+    drop: Annotated[list[str] | None, typer.Option(help="Column to leave out; repeat for more.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting as name=value (YAML); repeat for more.")
+    ] = None,
+    preset: Annotated[str, typer.Option(help="Preset of the generator.")] = "default",
+    seed: Annotated[int, typer.Option(help="Seed of the training.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda[:i].")] = "auto",
+) -> None:
+    """Train a generator on a table."""
+    from pipeline.features.tables import cohort_from_file, likely_identifiers
+    from pipeline.generators.registry import generator_class
+
+    chosen = generator_class(generator)
+    model = chosen({"preset": preset, **parse_settings(settings or [])})
+    cohort = cohort_from_file(table, schema_file=schema, subject=subject, drop=drop or [])
+    for name in likely_identifiers(cohort):
+        say(f"warning: '{name}' looks like an identifier but is learned as a number: name it as --subject or --drop it.")
+    support = chosen.supports(cohort.schema)
+    if not support.ok:
+        raise UnsupportedError(f"{generator} cannot take this table: {support.reason}", where=str(table))
+    say(f"Training {generator} on {cohort.n_rows:,} rows x {len(cohort.schema.columns)} columns ...")
+    with progress(f"training {generator}") as update:
+        report = model.fit(cohort, seed=seed, device=device, progress=update)
+    out.mkdir(parents=True, exist_ok=True)
+    model.save(out)
+    (out / "schema.json").write_text(cohort.schema.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    say(f"Trained in {report.seconds:.1f} s; {report.parameters:,} parameters.")
+    for warning in report.warnings:
+        say(f"warning: {warning}")
+    next_steps(
+        [
+            f"cohortloom sample {out} -n 10000 --seed 7 --out synthetic.parquet",
+            f"the schema that was used: {out / 'schema.json'}",
+        ]
+    )
+
+
+def sample(
+    model: Annotated[Path, typer.Argument(help="Folder that `cohortloom fit` wrote.")],
+    out: Annotated[Path, typer.Option(help="File to write: .parquet or .csv.")],
+    n: Annotated[int, typer.Option("-n", "--rows", min=1, help="Rows to draw.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 0,
+    where: Annotated[
+        list[str] | None,
+        typer.Option("--where", help="A condition as column=value (nothing after = is a missing cell); repeat for more."),
+    ] = None,
+) -> None:
+    """Draw synthetic rows from a model."""
+    from pipeline.features.tables import write_table
+    from pipeline.generators.base import load_generator
+
+    generator = load_generator(model)
+    conditions = parse_conditions(where or []) or None
+    drawn = generator.sample(n, seed=seed, conditions=conditions)
+    write_table(drawn.table, out)
+    say(f"Wrote {drawn.n_rows:,} synthetic rows to {out}.")
+    next_steps([f"cohortloom evaluate --train TRAIN --holdout HOLDOUT --synthetic {out} --out report/"])
+
+
+def evaluate(
+    train: Annotated[Path, typer.Option(help="The rows that the generator was trained on.")],
+    holdout: Annotated[Path, typer.Option(help="Real rows that it never saw.")],
+    synthetic: Annotated[list[Path], typer.Option(help="Synthetic rows; repeat for several replicates.")],
+    out: Annotated[Path, typer.Option(help="Folder for report.html and metrics.csv.")],
+    label: Annotated[list[str] | None, typer.Option(help="Binary column to predict; repeat for more tasks.")] = None,
+    leak: Annotated[list[str] | None, typer.Option(help="Column that gives the label away; repeat for more.")] = None,
+    protected: Annotated[list[str] | None, typer.Option(help="Protected column; repeat for more.")] = None,
+    schema: Annotated[
+        Path | None, typer.Option(help="TableSchema JSON; inferred from the training rows if left out.")
+    ] = None,
+    subject: Annotated[
+        str | None, typer.Option(help="Column that identifies the subject; a row is a subject if left out.")
+    ] = None,
+    drop: Annotated[list[str] | None, typer.Option(help="Column to leave out; repeat for more.")] = None,
+    profile: Annotated[str, typer.Option(help="quick or standard.")] = "standard",
+    seed: Annotated[int, typer.Option(help="Seed of the evaluation's own draws.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
+) -> None:
+    """Judge a synthetic table against real rows; writes a self-contained HTML report."""
+    from pipeline.evaluation.files import evaluate_files
+
+    judged = evaluate_files(
+        train=train,
+        holdout=holdout,
+        synthetic=synthetic,
+        out=out,
+        labels=label or [],
+        leak=leak or [],
+        protected=protected or [],
+        schema_file=schema,
+        subject=subject,
+        drop=drop or [],
+        profile=profile,
+        seed=seed,
+    )
+    if as_json:
+        print_json([vars(r) for r in judged.results if r.scope in ("table", "task") and r.replicate == -1])
+    else:
+        show(
+            board(judged.columns, judged.cells),
+            title="Synthetic table and reference rows",
+            as_json=False,
+            empty="No metric could be computed.",
+        )
+    say(f"Verdict: {judged.verdict.status}. {judged.note}")
+    next_steps([f"report: {judged.report}", f"all metrics: {judged.metrics}"])
+
+
+def parse_conditions(pairs: list[str]) -> dict[str, str | None]:
+    """`column=value` pairs; a value stays text (`no` is a level, not False), and nothing at all is a missing cell."""
+    return {name: value or None for name, value in map(_pair, pairs)}
+
+
+def parse_settings(pairs: list[str]) -> dict[str, Any]:
+    """`name=value` pairs; values are read as YAML, so numbers, booleans and lists work."""
+    import yaml
+
+    parsed: dict[str, Any] = {}
+    for pair in pairs:
+        name, value = _pair(pair)
+        try:
+            parsed[name] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"The value of '{name}' is not valid YAML.", todo=json.dumps(value)) from error
+    return parsed
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, sign, value = text.partition("=")
+    if not sign or not name.strip():
+        raise ConfigError(f"'{text}' is not of the form name=value.")
+    return name.strip(), value.strip()

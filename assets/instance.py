@@ -1,0 +1,128 @@
+"""Dagster's own folder: made ready, opened, and brought back in line with the lake.
+
+The lake is the truth. Whatever Dagster knows of it (delivery keys, runs that a killed process left open) is restored
+at every start, so deleting COHORTLOOM_HOME/dagster loses history but no delivery.
+"""
+
+import os
+import shutil
+import socket
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from assets.partitions import DELIVERY, cohort_month_key
+from pipeline.errors import StoreError
+from pipeline.store.home import Home
+
+if TYPE_CHECKING:
+    from pipeline.store.lake import Lake
+
+CONFIGURATION = Path(__file__).resolve().parents[1] / "dagster.yaml"
+PROCESS_TAG = "cohortloom/process"
+GPU_POOL = "gpu"
+
+
+def prepare_dagster_home(home: Home) -> Path:
+    """Make `home.dagster` with a copy of dagster.yaml (kept if it is there), and export DAGSTER_HOME to it.
+
+    Raises:
+        StoreError: the folder cannot be written.
+    """
+    home.ensure()
+    target = home.dagster / "dagster.yaml"
+    try:
+        if not target.exists():
+            temporary = target.with_name(f".{target.name}.{os.getpid()}")
+            shutil.copyfile(CONFIGURATION, temporary)
+            temporary.replace(target)
+    except OSError as error:
+        raise StoreError(f"dagster.yaml cannot be written ({error.strerror}).", where=str(home.dagster)) from error
+    os.environ["DAGSTER_HOME"] = str(home.dagster)
+    return home.dagster
+
+
+def open_instance(home: Home) -> dg.DagsterInstance:
+    """The instance of this home: deliveries registered, runs of dead processes closed, the GPU pool limited to one."""
+    from pipeline.store.lake import Lake
+
+    instance = dg.DagsterInstance.from_config(str(prepare_dagster_home(home)))
+    register(instance, known_deliveries(Lake(home), home))
+    close_dead_runs(instance)
+    storage = instance.event_log_storage
+    if storage.supports_global_concurrency_limits and GPU_POOL not in {p.name for p in storage.get_pool_limits()}:
+        storage.set_concurrency_slots(GPU_POOL, 1)
+    return instance
+
+
+def known_deliveries(lake: "Lake", home: Home) -> list[str]:
+    """Keys of all deliveries that were ingested or have landed, sorted."""
+    from pipeline.ingest.delivery import landed
+
+    ingested = {p["delivery"] for a in lake.tables.assets() if a.startswith("raw/") for p in lake.tables.partitions(a)}
+    return sorted(ingested | {d.key for d in landed(home)})
+
+
+def register(instance: dg.DagsterInstance, keys: Iterable[str]) -> list[str]:
+    """Make delivery keys known to Dagster; gives the ones that were new."""
+    known = set(instance.get_dynamic_partitions(str(DELIVERY.name)))
+    new = sorted(set(keys) - known)
+    if new:
+        instance.add_dynamic_partitions(str(DELIVERY.name), new)
+    return new
+
+
+def process_tag() -> dict[str, str]:
+    """Tag of a run that is executed in this process."""
+    return {PROCESS_TAG: f"{socket.gethostname()}:{os.getpid()}"}
+
+
+def close_dead_runs(instance: dg.DagsterInstance) -> list[str]:
+    """Mark runs as failed whose process on this machine is gone (killed half-way); gives their ids.
+
+    Nobody else does: such runs were executed inside a command, so no launcher watches them, and they would hold
+    their pool slots and show as running for ever.
+    """
+    host = socket.gethostname()
+    open_runs = instance.get_runs(
+        filters=dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING])
+    )
+    closed = []
+    for run in open_runs:
+        machine, _, pid = run.tags.get(PROCESS_TAG, "").rpartition(":")
+        if machine == host and pid.isdigit() and int(pid) != os.getpid() and not _alive(int(pid)):
+            instance.report_run_failed(run, "The process of this run was killed; what it had committed stays.")
+            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+            closed.append(run.run_id)
+    return closed
+
+
+def training_seconds(
+    instance: dg.DagsterInstance, cohort: str, month: str, generators: Iterable[str]
+) -> dict[str, float]:
+    """Wall time of the newest training of each generator, where Dagster knows one.
+
+    Times are in Dagster only: a version in the lake holds none, so that the same inputs give the same bytes.
+    """
+    found = {}
+    for name in generators:
+        key = dg.AssetKey(["model", name])
+        records = dg.AssetRecordsFilter(key, asset_partitions=[str(cohort_month_key(cohort, month))])
+        made = instance.fetch_materializations(records, limit=1).records
+        event = made[0].asset_materialization if made else None
+        value = event.metadata.get("training_seconds") if event is not None else None
+        if isinstance(value, dg.FloatMetadataValue) and value.value is not None:
+            found[name] = value.value
+    return found
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,53 @@
+"""Jobs: taking in a delivery (one job a format), a cohort's month as a whole, the leaderboard alone, the catalog.
+
+A job takes assets of one partitions definition, so deliveries and cohort-months never share one.
+"""
+
+from typing import get_args
+
+import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+
+from pipeline.features.spec import Format
+from pipeline.workflow.deliveries import FORMATS_WITH_EVENTS
+
+COHORT_MONTH_JOB = "cohort_month"
+LEADERBOARD_JOB = "leaderboard_alone"
+CATALOG_JOB = "publish_catalog"
+
+
+def ingest_job_name(format: str) -> str:
+    """The job that takes in a delivery of this format."""
+    return f"ingest_{format}"
+
+
+def build_jobs(chain: list[dg.AssetKey]) -> list[UnresolvedAssetJobDefinition]:
+    """All jobs; `chain` are the assets from `cohort_inputs` to `leaderboard`."""
+    return [
+        *(_ingest_job(format) for format in get_args(Format)),
+        dg.define_asset_job(
+            COHORT_MONTH_JOB,
+            selection=dg.AssetSelection.assets(*chain),
+            description="One cohort in one month: inputs, features, every generator, evaluation, leaderboard.",
+            tags={"dagster/priority": "1"},
+        ),
+        dg.define_asset_job(
+            LEADERBOARD_JOB,
+            selection=dg.AssetSelection.assets("leaderboard"),
+            description="The leaderboard from what the lake has, e.g. after a run that ran out of memory.",
+        ),
+        dg.define_asset_job(
+            CATALOG_JOB,
+            selection=dg.AssetSelection.assets("catalog"),
+            description="Build catalog.duckdb aside and swap it in.",
+        ),
+    ]
+
+
+def _ingest_job(format: str) -> UnresolvedAssetJobDefinition:
+    keys = [dg.AssetKey(["raw", format]), *([dg.AssetKey("events")] if format in FORMATS_WITH_EVENTS else [])]
+    return dg.define_asset_job(
+        ingest_job_name(format),
+        selection=dg.AssetSelection.assets(*keys),
+        description=f"Take in one {format} delivery" + (" and make its MEDS events." if len(keys) > 1 else "."),
+    )

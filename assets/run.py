@@ -1,0 +1,236 @@
+"""Running the graph from the command line: in this process, against this home's Dagster instance.
+
+What is run here shows in the UI like any other run. What the steps do is in `pipeline/`; what the command line prints
+is in `cli/`.
+"""
+
+import time
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from datetime import date
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from assets.definitions import build_defs, generators_in_use
+from assets.instance import known_deliveries, open_instance, process_tag, register
+from assets.jobs import COHORT_MONTH_JOB, ingest_job_name
+from assets.partitions import DELIVERY, cohort_month_key, months, start_month
+from pipeline.errors import ConfigError, NotFoundError, nearest
+from pipeline.features.spec import CohortSpec, SourceSpec, load_book
+from pipeline.store.home import Home
+
+if TYPE_CHECKING:
+    from pipeline.store.lake import Lake
+
+STAGES = ("features", "model", "synthetic", "evaluation")
+"""Where a run may start; each includes what comes after it."""
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class RunOutcome:
+    """How a run ended.
+
+    Attributes:
+        success: Did every step end? A generator that failed as a row does not count against it.
+        run_id: In Dagster.
+        failed_steps: Assets whose step failed (skipped ones are not listed).
+        seconds: Wall time.
+        reason: What the first failed step said; no patient data.
+        assets: Asset keys that were materialised, in order.
+    """
+
+    success: bool
+    run_id: str
+    failed_steps: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    reason: str = ""
+    assets: list[str] = field(default_factory=list)
+
+
+def ingest(
+    delivery_key: str, instance: dg.DagsterInstance | None = None, *, on_event: Progress | None = None
+) -> RunOutcome:
+    """Take in a delivery that has landed: its raw tables, and its events where the format has them.
+
+    Raises:
+        NotFoundError: there is no such delivery, or its source is not in sources.yaml.
+    """
+    from pipeline.ingest.delivery import delivery
+
+    home = Home.from_environment().ensure()
+    source = load_book().source(delivery(home, delivery_key).source)
+    with nullcontext(instance) if instance is not None else open_instance(home) as chosen:
+        register(chosen, [delivery_key])
+        return _execute(ingest_job_name(source.format), delivery_key, None, chosen, on_event)
+
+
+def run_cohort(
+    cohort: str,
+    month: str,
+    generators: Sequence[str] | None = None,
+    start_from: str | None = None,
+    instance: dg.DagsterInstance | None = None,
+    on_event: Progress | None = None,
+) -> RunOutcome:
+    """Make a cohort of a month, up to its leaderboard.
+
+    Args:
+        cohort: Name of the cohort.
+        month: `YYYY-MM-01`.
+        generators: Only these, which the cohort must enable; default every generator of the graph (those that the
+            cohort does not enable leave their row).
+        start_from: One of `STAGES`; what comes before is taken from the lake.
+        instance: Dagster's instance; default this home's.
+        on_event: Called with one line for each asset that is finished, and for each check that fails.
+
+    Raises:
+        NotFoundError: unknown cohort.
+        ConfigError: its file is broken, the month is outside the calendar, or an unknown stage or generator.
+    """
+    from pipeline.store.lake import Lake
+
+    book = load_book()
+    spec = book.cohort(cohort)
+    _check_month(month)
+    if start_from is not None and start_from not in STAGES:
+        raise ConfigError(f"A run cannot start from '{start_from}'.", todo=nearest(start_from, list(STAGES)))
+    for name in generators or ():
+        if name not in spec.generators:
+            raise ConfigError(f"Cohort '{cohort}' does not enable '{name}'.", todo=nearest(name, list(spec.generators)))
+    home = Home.from_environment().ensure()
+    names = sorted(set(generators)) if generators else generators_in_use(book)
+    selection = _selection(Lake(home), spec, book.source(spec.source), month, names, start_from or "features")
+    key = cohort_month_key(cohort, month)
+    with nullcontext(instance) if instance is not None else open_instance(home) as chosen:
+        return _execute(COHORT_MONTH_JOB, key, selection, chosen, on_event)
+
+
+def default_month(spec: CohortSpec, lake: "Lake") -> str:
+    """The month of the newest delivery of the cohort's source that the lake or the landing folder has.
+
+    Raises:
+        NotFoundError: there is no delivery of this source.
+    """
+    from pipeline.ingest.delivery import landed
+
+    source = load_book().source(spec.source)
+    days = [d.as_of for d in landed(lake.home) if d.source == source.name]
+    for partition in lake.tables.partitions(f"raw/{source.format}"):
+        version = lake.tables.current(f"raw/{source.format}", partition)
+        if version is not None and version.info.get("source") == source.name:
+            days.append(date.fromisoformat(version.info["as_of"]))
+    if not days:
+        raise NotFoundError(
+            f"Source '{source.name}' has no delivery yet.", todo=f"Hand one over: cohortloom deliver {source.name} PATH"
+        )
+    return f"{max(days):%Y-%m}-01"
+
+
+def _check_month(month: str) -> None:
+    known = months().get_partition_keys()
+    if month not in known:
+        todo = "Set COHORTLOOM_START_MONTH to an earlier month." if month < start_month() else "It has not begun yet."
+        raise ConfigError(f"The calendar goes from {known[0][:7]} to {known[-1][:7]}, without {month[:7]}.", todo=todo)
+
+
+def _selection(
+    lake: "Lake", spec: CohortSpec, source: SourceSpec, month: str, generators: list[str], stage: str
+) -> list[dg.AssetKey]:
+    """The assets of a run: the stage and what comes after it, and reference rows where they are no longer current."""
+    from pipeline.workflow.cell import Cell
+    from pipeline.workflow.judging import references_current
+
+    wanted = STAGES[STAGES.index(stage) :]
+    keys = [["cohort_inputs"], ["features"]] if "features" in wanted else []
+    if "features" in wanted or not references_current(lake, Cell(spec, source, month)):
+        keys.append(["references"])
+    keys += [[s, name] for s in ("model", "synthetic", "evaluation") if s in wanted for name in generators]
+    return [dg.AssetKey(key) for key in [*keys, ["leaderboard"]]]
+
+
+def _execute(
+    job: str,
+    partition: str,
+    selection: Iterable[dg.AssetKey] | None,
+    instance: dg.DagsterInstance,
+    on_event: Progress | None,
+) -> RunOutcome:
+    """Run a job in this process; an error of a step is part of the outcome, not raised."""
+    run_id = str(uuid.uuid4())
+    if on_event is not None:
+        instance.add_event_listener(run_id, _listener(on_event))
+    began = time.perf_counter()
+    result = (
+        build_defs()
+        .resolve_job_def(job)
+        .execute_in_process(
+            instance=instance,
+            partition_key=partition,
+            asset_selection=list(selection) if selection is not None else None,
+            raise_on_error=False,
+            run_id=run_id,
+            tags=process_tag(),
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+        )
+    )
+    failures = [e for e in result.all_events if e.event_type == dg.DagsterEventType.STEP_FAILURE]
+    made = [e.asset_key for e in result.all_events if e.event_type == dg.DagsterEventType.ASSET_MATERIALIZATION]
+    return RunOutcome(
+        success=result.success,
+        run_id=run_id,
+        failed_steps=[_asset_of(e) for e in failures],
+        seconds=time.perf_counter() - began,
+        reason=_reason(failures[0]) if failures else "",
+        assets=[key.to_user_string() for key in made if key is not None],
+    )
+
+
+def _listener(on_event: Progress) -> Callable[[dg.EventLogEntry], None]:
+    """One line for each asset that is finished or failed, and for each check that does not pass."""
+    started: dict[str, float] = {}
+
+    def listen(entry: dg.EventLogEntry) -> None:
+        event = entry.dagster_event
+        if event is None or event.step_key is None:
+            return
+        if event.event_type == dg.DagsterEventType.STEP_START:
+            started[event.step_key] = entry.timestamp
+        elif event.event_type == dg.DagsterEventType.ASSET_MATERIALIZATION and event.asset_key is not None:
+            took = entry.timestamp - started.get(event.step_key, entry.timestamp)
+            on_event(f"{event.asset_key.to_user_string()} ({took:.1f} s)")
+        elif event.event_type == dg.DagsterEventType.STEP_FAILURE:
+            on_event(f"failed: {_asset_of(event)}: {_reason(event)}")
+        elif event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
+            check = event.asset_check_evaluation_data
+            if not check.passed:
+                words = f": {check.description}" if check.description else ""
+                on_event(f"check {check.check_name} of {check.asset_key.to_user_string()} does not pass{words}")
+
+    return listen
+
+
+def _asset_of(event: dg.DagsterEvent) -> str:
+    return (event.step_key or "").replace("__", "/")
+
+
+def _reason(event: dg.DagsterEvent) -> str:
+    data = event.step_failure_data
+    if data.user_failure_data is not None and data.user_failure_data.description:
+        return data.user_failure_data.description
+    return data.error.cls_name or "unknown" if data.error is not None else "unknown"
+
+
+__all__ = [
+    "DELIVERY",
+    "STAGES",
+    "RunOutcome",
+    "default_month",
+    "ingest",
+    "known_deliveries",
+    "register",
+    "run_cohort",
+]

@@ -1,0 +1,286 @@
+"""Judging a cell on the lake: reference rows, one evaluation a generator, the leaderboard. Metrics are in `evaluation/`.
+
+As in `training.py`, a generator that has no rows to judge leaves a status record and a report that says why. Every
+evaluation that looked at the holdout is entered in the journal.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pipeline.evaluation.leaderboard import Entry, leaderboard
+from pipeline.evaluation.protocol import (
+    Evaluation,
+    Parts,
+    evaluate_references,
+    references_from_table,
+    references_table,
+    run_evaluation,
+)
+from pipeline.evaluation.results import results_from_table, results_table
+from pipeline.release.gate import Verdict, judge
+from pipeline.store.hashing import canonical_json
+from pipeline.workflow.record import Record
+from pipeline.workflow.settings import judging_settings
+from pipeline.workflow.training import attempted, carried, read_whole, synthetic_replicates
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    import pyarrow as pa
+
+    from pipeline.evaluation.results import MetricResult
+    from pipeline.features.cohort import Cohort
+    from pipeline.store.lake import Lake, Version
+    from pipeline.workflow.cell import Cell
+
+HOLDOUT_ACCESS = "holdout_access"
+"""Journal stream: who looked at the holdout rows of which cohort-month, for which synthetic rows."""
+REPORT = "report.html"
+FIGURES: tuple[str, ...] = (
+    "schema.adherence",
+    "fid.marg.jsd",
+    "fid.dep.corr_rmse",
+    "fid.joint.detect_auc",
+    "priv.exact_unique",
+    "priv.mia.max_auc",
+    "priv.mia.tpr_at_1pct_fpr",
+)
+"""The headline figures that are plotted over runs; those of tasks are added for each task."""
+TASK_FIGURES: tuple[str, ...] = ("util.tstr_auroc", "util.ratio")
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What an evaluation left.
+
+    Attributes:
+        version: Of `evaluation/<generator>`.
+        record: How it ended.
+        report: The HTML report.
+        results: Rows of every replicate and pooled ones; empty where there was nothing to judge.
+        references: The reference rows they were set beside.
+        verdict: The gate's verdict, None where there was nothing to judge.
+    """
+
+    version: Version
+    record: Record
+    report: Path
+    results: list[MetricResult] = field(default_factory=list)
+    references: Mapping[str, Sequence[MetricResult]] = field(default_factory=dict)
+    verdict: Verdict | None = None
+
+
+def references_step(lake: Lake, cell: Cell, *, run_id: str = "") -> tuple[Version, dict[str, list[MetricResult]]]:
+    """Score the reference rows of the cell into `references`."""
+    features = lake.tables.resolve("features", cell.partition)
+    found = evaluate_references(Parts.of(read_whole(lake, features)), **_how(cell))
+    with lake.tables.draft("references", cell.partition) as draft:
+        draft.add_table("data", references_table(found))
+        info = {"settings": judging_settings(cell.spec, None), "rows": sorted(found)}
+        return draft.commit(inputs={features.label: features.sha256}, info=info, run_id=run_id), found
+
+
+def references_current(lake: Lake, cell: Cell) -> bool:
+    """Do the reference rows belong to the current features and settings?"""
+    features = lake.tables.current("features", cell.partition)
+    made = lake.tables.current("references", cell.partition)
+    if features is None or made is None:
+        return False
+    return made.inputs.get(features.label) == features.sha256 and made.info["settings"] == judging_settings(
+        cell.spec, None
+    )
+
+
+def evaluate_step(lake: Lake, cell: Cell, generator: str, *, run_id: str = "") -> Judged:
+    """Judge the synthetic rows of a generator into `evaluation/<generator>`, with the report beside it.
+
+    Raises:
+        NotFoundError: the cell has no features, no reference rows or no `synthetic/<generator>`.
+    """
+    features = lake.tables.resolve("features", cell.partition)
+    model = lake.models.resolve(f"model/{generator}", cell.partition)
+    synthetic = lake.tables.resolve(f"synthetic/{generator}", cell.partition)
+    references = lake.tables.resolve("references", cell.partition)
+    info: dict[str, Any] = {"generator": generator, "settings": judging_settings(cell.spec, generator)}
+    inputs = {v.label: v.sha256 for v in (features, synthetic, references)}
+    record = carried(synthetic, {model.label: model.sha256})
+    record = carried(model, {features.label: features.sha256}) if record.ok else record
+    record = carried(references, {features.label: features.sha256}) if record.ok else record
+    if not record.ok:
+        return _unjudged(lake, cell, generator, record, info, inputs, run_id)
+    cohort = read_whole(lake, features)
+    parts = Parts.of(cohort)
+    replicates = synthetic_replicates(lake, synthetic)
+    found = references_from_table(lake.tables.read(references))
+    _note_access(lake, cell, generator, synthetic)
+    record, evaluation = attempted(lake, lambda: run_evaluation(parts, replicates, references=found, **_how(cell)))
+    if evaluation is None:
+        return _unjudged(lake, cell, generator, record, info, inputs, run_id)
+    verdict = judge(evaluation.results, cell.spec.gate, references=found, tasks=cell.spec.tasks)
+    report = _report(lake, cell, generator, cohort, evaluation, found, verdict, inputs, run_id)
+    with lake.tables.draft(f"evaluation/{generator}", cell.partition) as draft:
+        draft.add_table("data", results_table(evaluation.results))
+        draft.file("verdict.json").write_text(canonical_json(verdict.to_dict()) + "\n", encoding="utf-8")
+        info |= {**record.to_info(), "verdict": verdict.status}
+        version = draft.commit(inputs=inputs, info=info, run_id=run_id)
+    return Judged(version, record, report, evaluation.results, found, verdict)
+
+
+def leaderboard_step(
+    lake: Lake, cell: Cell, generators: Sequence[str], *, run_id: str = ""
+) -> tuple[Version, list[dict[str, Any]]]:
+    """Set all generators and reference rows side by side into `leaderboard`, from what the lake has.
+
+    Args:
+        lake: The lake.
+        cell: Cohort and month.
+        generators: Everyone who must have a row; one that was never run, or whose evaluation belongs to rows or
+            features that have been replaced since, is a failed row that says so.
+        run_id: The run.
+    """
+    references = lake.tables.current("references", cell.partition)
+    found = references_from_table(lake.tables.read(references)) if references is not None else {}
+    entries, inputs = {}, {}
+    for name in generators:
+        version = lake.tables.current(f"evaluation/{name}", cell.partition)
+        entries[name] = _entry(lake, cell, name, version)
+        if version is not None:
+            inputs[version.label] = version.sha256
+    if references is not None:
+        inputs[references.label] = references.sha256
+    rows = leaderboard(entries, found)
+    with lake.tables.draft("leaderboard", cell.partition) as draft:
+        draft.add_table("data", leaderboard_table(rows))
+        return draft.commit(inputs=inputs, info={"generators": sorted(generators)}, run_id=run_id), rows
+
+
+def _entry(lake: Lake, cell: Cell, generator: str, version: Version | None) -> Entry:
+    if version is None:
+        return Entry("failed", f"'{generator}' was not run for this month.")
+    record = Record.of(version)
+    made_of = [lake.tables.current(name, cell.partition) for name in ("features", f"synthetic/{generator}")]
+    if any(v is None or version.inputs.get(v.label) != v.sha256 for v in made_of):
+        return Entry("failed", "The evaluation belongs to rows that have been replaced since; run it again.")
+    if not record.ok:
+        return Entry(record.status, record.reason)
+    return Entry(results=results_of(lake, version), verdict=verdict_of(lake, version))
+
+
+def results_of(lake: Lake, evaluation: Version) -> list[MetricResult]:
+    """The results of a stored evaluation."""
+    return results_from_table(lake.tables.read(evaluation))
+
+
+def verdict_of(lake: Lake, evaluation: Version) -> Verdict:
+    """The verdict of a stored evaluation."""
+    return Verdict.from_dict(json.loads(lake.tables.path(evaluation, "verdict.json").read_text(encoding="utf-8")))
+
+
+def leaderboard_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """The rows of a leaderboard as an Arrow table of a fixed schema (an empty column keeps its type)."""
+    import pyarrow as pa
+
+    figure = pa.struct([("value", pa.float64()), ("lo", pa.float64()), ("hi", pa.float64()), ("note", pa.string())])
+    types: dict[str, pa.DataType] = {
+        "reference": pa.bool_(),
+        "why": pa.list_(pa.string()),
+        "seeds": pa.int64(),
+        "layer": pa.int64(),
+        **dict.fromkeys(("dependence_score", "exact_copies", "fit_seconds"), pa.float64()),
+        **dict.fromkeys(("generator", "key", "status", "reason", "verdict", "tier", "task"), pa.string()),
+    }
+    names = list(rows[0]) if rows else ["generator", "key", "status", "reason", "verdict"]
+    return pa.Table.from_pylist([dict(r) for r in rows], schema=pa.schema([(n, types.get(n, figure)) for n in names]))
+
+
+def headlines(results: Sequence[MetricResult]) -> dict[str, float]:
+    """The headline figures as plain numbers: pooled over replicates; those of tasks as `metric/task`."""
+    pooled = [r for r in results if r.replicate == -1 and not r.key2 and r.value is not None]
+    whole = {r.metric: float(r.value) for r in pooled if r.metric in FIGURES and not r.key1 and r.value is not None}
+    tasks = {f"{r.metric}/{r.key1}": float(r.value) for r in pooled if r.metric in TASK_FIGURES and r.value is not None}
+    return {**{name: whole[name] for name in FIGURES if name in whole}, **tasks}
+
+
+def _how(cell: Cell) -> dict[str, Any]:
+    return {
+        "tasks": cell.spec.tasks,
+        "protected": cell.spec.protected,
+        "profile": cell.spec.evaluation.profile,
+        "seed": cell.spec.evaluation.seed,
+    }
+
+
+def _note_access(lake: Lake, cell: Cell, generator: str, synthetic: Version) -> None:
+    """Enter in the journal that the holdout is looked at; the same rows looked at again are no new access."""
+    entry = {**cell.partition, "generator": generator, "sha256": synthetic.sha256}
+    with lake.journal.lock(HOLDOUT_ACCESS):
+        if not any(entry.items() <= known.items() for known in lake.journal.entries(HOLDOUT_ACCESS)):
+            lake.journal.append(HOLDOUT_ACCESS, entry)
+
+
+def _report(
+    lake: Lake,
+    cell: Cell,
+    generator: str,
+    cohort: Cohort,
+    evaluation: Evaluation,
+    references: Mapping[str, Sequence[MetricResult]],
+    verdict: Verdict,
+    inputs: Mapping[str, str],
+    run_id: str,
+) -> Path:
+    """Write the HTML report into the store of reports; gives where it lies."""
+    from pipeline.evaluation.report import write_report
+
+    facts = {
+        "cohort": cell.spec.title or cell.cohort,
+        "month": cell.month[:7],
+        "generator": generator,
+        "one row": cohort.schema.unit,
+        "real rows": f"{cohort.n_rows:,}",
+        "real subjects": f"{cohort.n_subjects:,}",
+        **{label.partition("/cohort=")[0]: sha256[:12] for label, sha256 in inputs.items()},
+    }
+    asset = f"evaluation/{generator}"
+    with lake.reports.draft(asset, cell.partition) as draft:
+        write_report(
+            draft.file(REPORT),
+            title=f"{cell.cohort}: {generator}",
+            facts=facts,
+            results=evaluation.results,
+            references=references,
+            verdict=verdict,
+            details=evaluation.details,
+        )
+        version = draft.commit(inputs=inputs, info={"generator": generator, "verdict": verdict.status}, run_id=run_id)
+    return lake.reports.path(version, REPORT)
+
+
+def _unjudged(
+    lake: Lake,
+    cell: Cell,
+    generator: str,
+    record: Record,
+    info: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    run_id: str,
+) -> Judged:
+    """Commit the record, and a page that says it in place of a report."""
+    asset = f"evaluation/{generator}"
+    said = {**info, **record.to_info()}
+    title = html.escape(f"{generator} on {cell.cohort}, {cell.month[:7]}")
+    with lake.reports.draft(asset, cell.partition) as draft:
+        draft.file(REPORT).write_text(
+            f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><h1>{title}</h1>'
+            f"<p><strong>{record.status.replace('_', ' ')}</strong>: {html.escape(record.reason)}</p></html>\n",
+            encoding="utf-8",
+        )
+        report = draft.commit(inputs=inputs, info=said, run_id=run_id)
+    with lake.tables.draft(asset, cell.partition) as draft:
+        version = draft.commit(inputs=inputs, info=said, run_id=run_id)
+    return Judged(version, record, lake.reports.path(report, REPORT))

@@ -1,0 +1,108 @@
+"""What a data engineer sees: the graph, a partition made from the launchpad, the report's numbers as metadata."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+import pytest
+from e2e_home import cohortloom
+from selenium.webdriver import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
+
+if TYPE_CHECKING:
+    from selenium.webdriver import Chrome
+    from selenium.webdriver.remote.webelement import WebElement
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+MONTH = "2026-03-01"
+PARTITION = f"demo|{MONTH}"
+
+
+def text(browser: Chrome) -> str:
+    return str(browser.execute_script("return document.body.innerText"))
+
+
+def wait_for(browser: Chrome, words: str, seconds: float = 60) -> None:
+    WebDriverWait(browser, seconds).until(
+        lambda b: words in text(b), f"'{words}' did not appear in:\n{text(browser)[:3000]}"
+    )
+
+
+def button(browser: Chrome, label: str) -> WebElement:
+    return next(b for b in browser.find_elements(By.TAG_NAME, "button") if b.text.strip().startswith(label))
+
+
+def screenshot(browser: Chrome, name: str) -> None:
+    """Kept where COHORTLOOM_SCREENSHOTS says, for people to look at."""
+    if folder := os.environ.get("COHORTLOOM_SCREENSHOTS"):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        browser.save_screenshot(str(Path(folder) / f"{name}.png"))
+
+
+def test_the_asset_graph_shows_every_group(browser: Chrome, ui: str) -> None:
+    browser.get(f"{ui}/asset-groups")
+    for group in ("ingest", "features", "generation", "evaluation", "catalog"):
+        wait_for(browser, group)
+    screenshot(browser, "graph")
+
+
+def test_a_partition_is_materialised_from_the_launchpad(browser: Chrome, ui: str) -> None:
+    page = f"{ui}/assets/cohort_inputs?view=partitions&partition={quote(PARTITION)}"
+    browser.get(page)
+    wait_for(browser, "Materialize…")
+
+    ActionChains(browser).key_down(Keys.SHIFT).click(button(browser, "Materialize")).key_up(Keys.SHIFT).perform()
+    # No plain table was ever delivered to this home, so Dagster asks whether one is sure.
+    wait_for(browser, "upstream assets listed below have not been materialized")
+    button(browser, "Confirm").click()
+    wait_for(browser, "Launchpad (configure assets)")
+    wait_for(browser, "No errors")
+    field = browser.find_element(By.CSS_SELECTOR, "input[placeholder='Partition']")
+    field.click()
+    field.send_keys(PARTITION)
+    time.sleep(1)  # the list of suggestions is filtered while one types
+    field.send_keys(Keys.ENTER)
+    screenshot(browser, "launchpad")
+    [launch] = [b for b in browser.find_elements(By.TAG_NAME, "button") if b.text.strip() == "Materialize"]
+    launch.click()
+
+    def made(b: Chrome) -> bool:
+        b.get(page)
+        time.sleep(3)
+        return "Latest materialization\nNone" not in text(b) and "deliveries" in text(b)
+
+    WebDriverWait(browser, 150, poll_frequency=2).until(made, "the partition was not materialised")
+    screenshot(browser, "materialised")
+    assert "Materialized (1)" in text(browser)
+
+
+def test_the_numbers_of_the_report_are_metadata(browser: Chrome, demo_home: Path, ui: str) -> None:
+    done = cohortloom(demo_home, "run", "demo", "--month", "2026-03", "--generator", "independent", "--json")
+    assert done.returncode == 0, done.stderr
+    [row] = [r for r in json.loads(done.stdout) if r["key"] == "independent"]
+    browser.get(f"{ui}/assets/evaluation/independent?view=partitions&partition={quote(PARTITION)}")
+    wait_for(browser, "fid.joint.detect_auc")
+    screenshot(browser, "evaluation")
+    shown = text(browser)
+    assert f"{row['detect_auc']['value']:.6f}"[:-1] in shown
+    assert row["verdict"] in shown
+    assert "report.html" in shown
+
+
+def test_the_report_opens_without_network_and_without_errors(browser: Chrome, demo_home: Path, ui: str) -> None:
+    [report] = sorted((demo_home / "reports" / "evaluation" / "independent").rglob("report.html"))[-1:]
+    browser.get(report.as_uri())
+    wait_for(browser, "independent")
+    WebDriverWait(browser, 60).until(lambda b: b.find_elements(By.CSS_SELECTOR, ".js-plotly-plot .main-svg"))
+    screenshot(browser, "report")
+    severe = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+    assert severe == []
+    loaded = browser.execute_script("return performance.getEntriesByType('resource').map(e => e.name)")
+    assert [name for name in loaded if name.startswith("http")] == []
