@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import dagster as dg
+from pydantic import Field
 
 from assets.guard import guarded
 from assets.ingest import FORMATS, OWNERS, RETRY
@@ -18,6 +19,15 @@ GROUP = "features"
 def build_features(cells: dg.MultiPartitionsDefinition, book: CohortBook) -> list[dg.AssetsDefinition]:
     """`cohort_inputs` and `features`; `book` is only looked at for what is disabled."""
     return [_cohort_inputs(cells, book), _features(cells)]
+
+
+class InputsConfig(dg.Config):
+    """What may be said of `cohort_inputs` in the launchpad."""
+
+    new_split: bool = Field(
+        default=False,
+        description="Accept that the split key has changed: former training subjects may then judge new models.",
+    )
 
 
 def _cohort_inputs(cells: dg.MultiPartitionsDefinition, book: CohortBook) -> dg.AssetsDefinition:
@@ -46,7 +56,7 @@ def _cohort_inputs(cells: dg.MultiPartitionsDefinition, book: CohortBook) -> dg.
     )
     @guarded
     def cohort_inputs(
-        context: dg.AssetExecutionContext, lake: LakeResource
+        context: dg.AssetExecutionContext, config: InputsConfig, lake: LakeResource
     ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
         from pipeline.workflow.cell import Cell
         from pipeline.workflow.features import gather_step
@@ -54,7 +64,9 @@ def _cohort_inputs(cells: dg.MultiPartitionsDefinition, book: CohortBook) -> dg.
         key, now = key_of(context), load_book()
         reason = now.broken.get(key["cohort"], "")
         yield dg.AssetCheckResult(check_name="cohort_file", passed=not reason, description=reason or None)
-        version, inputs = gather_step(lake.open(), Cell.of(now, **key), run_id=context.run.run_id)
+        version, inputs = gather_step(
+            lake.open(), Cell.of(now, **key), new_split=config.new_split, run_id=context.run.run_id
+        )
         rows = [
             {"delivery": key, "as of": str(as_of), "sha256": sha256[:12]} for key, sha256, as_of in inputs.deliveries
         ]

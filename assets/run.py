@@ -6,11 +6,11 @@ is in `cli/`.
 
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import date
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -73,6 +73,7 @@ def run_cohort(
     month: str,
     generators: Sequence[str] | None = None,
     start_from: str | None = None,
+    new_split: bool = False,
     instance: dg.DagsterInstance | None = None,
     on_event: Progress | None = None,
 ) -> RunOutcome:
@@ -84,6 +85,7 @@ def run_cohort(
         generators: Only these, which the cohort must enable; default every generator of the graph (those that the
             cohort does not enable leave their row).
         start_from: One of `STAGES`; what comes before is taken from the lake.
+        new_split: Accept a split key other than the one that the cohort was built with.
         instance: Dagster's instance; default this home's.
         on_event: Called with one line for each asset that is finished, and for each check that fails.
 
@@ -98,6 +100,8 @@ def run_cohort(
     _check_month(month)
     if start_from is not None and start_from not in STAGES:
         raise ConfigError(f"A run cannot start from '{start_from}'.", todo=nearest(start_from, list(STAGES)))
+    if new_split and start_from not in (None, "features"):
+        raise ConfigError("A new split needs new features.", todo="Leave out --from.")
     for name in generators or ():
         if name not in spec.generators:
             raise ConfigError(f"Cohort '{cohort}' does not enable '{name}'.", todo=nearest(name, list(spec.generators)))
@@ -105,8 +109,9 @@ def run_cohort(
     names = sorted(set(generators)) if generators else generators_in_use(book)
     selection = _selection(Lake(home), spec, book.source(spec.source), month, names, start_from or "features")
     key = cohort_month_key(cohort, month)
+    config = {"ops": {"cohort_inputs": {"config": {"new_split": True}}}} if new_split else {}
     with nullcontext(instance) if instance is not None else open_instance(home) as chosen:
-        return _execute(COHORT_MONTH_JOB, key, selection, chosen, on_event)
+        return _execute(COHORT_MONTH_JOB, key, selection, chosen, on_event, config)
 
 
 def default_month(spec: CohortSpec, lake: "Lake") -> str:
@@ -158,6 +163,7 @@ def _execute(
     selection: Iterable[dg.AssetKey] | None,
     instance: dg.DagsterInstance,
     on_event: Progress | None,
+    config: Mapping[str, Any] | None = None,
 ) -> RunOutcome:
     """Run a job in this process; an error of a step is part of the outcome, not raised."""
     run_id = str(uuid.uuid4())
@@ -174,7 +180,7 @@ def _execute(
             raise_on_error=False,
             run_id=run_id,
             tags=process_tag(),
-            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}, **(config or {})},
         )
     )
     failures = [e for e in result.all_events if e.event_type == dg.DagsterEventType.STEP_FAILURE]

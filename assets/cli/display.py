@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 # A pipe has no width of its own; tables must not be folded for it.
-console = Console(highlight=False, width=None if sys.stdout.isatty() else 180)
-WIDE = 170
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 220)
+WIDE = 195
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 

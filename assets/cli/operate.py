@@ -39,7 +39,7 @@ def demo(
     say(f"Demo in {home.root}: three deliveries of made-up patients.")
     for delivery in write_demo_deliveries(home, patients=patients):
         _ingest(home, delivery)
-    _run_cohort("demo", month=None, generator=None, start_from=None, as_json=False)
+    _run_cohort("demo", month=None, generator=None, start_from=None, new_split=False, as_json=False)
     next_steps(["open the UI:   make ui   (or `cohortloom ui`), then http://127.0.0.1:3000"])
 
 
@@ -93,10 +93,11 @@ def run(
         list[str] | None, typer.Option("--generator", "-g", help="Only these generators; repeat for more.")
     ] = None,
     start_from: Annotated[str | None, typer.Option("--from", help="features, model, synthetic or evaluation.")] = None,
+    new_split: Annotated[bool, typer.Option("--new-split", help="Accept that the split key has changed.")] = False,
     as_json: Json = False,
 ) -> None:
     """Make a cohort of a month: features, models, synthetic rows, evaluation, leaderboard."""
-    _run_cohort(cohort, month=month, generator=generator, start_from=start_from, as_json=as_json)
+    _run_cohort(cohort, month=month, generator=generator, start_from=start_from, new_split=new_split, as_json=as_json)
 
 
 def cohorts(as_json: Json = False) -> None:
@@ -282,7 +283,13 @@ def _totals(account: "Account | None") -> dict[str, int | None]:
 
 
 def _run_cohort(
-    cohort: str, *, month: str | None, generator: list[str] | None, start_from: str | None, as_json: bool
+    cohort: str,
+    *,
+    month: str | None,
+    generator: list[str] | None,
+    start_from: str | None,
+    new_split: bool,
+    as_json: bool,
 ) -> None:
     from assets.instance import prepare_dagster_home
 
@@ -301,7 +308,7 @@ def _run_cohort(
     lake = Lake(home)
     chosen = _month_start(month) if month else default_month(spec, lake)
     say(f"Running {cohort}, {chosen[:7]} ...")
-    outcome = run_cohort(cohort, chosen, generators=generator, start_from=start_from, on_event=say)
+    outcome = run_cohort(cohort, chosen, generators=generator, start_from=start_from, new_split=new_split, on_event=say)
     if not outcome.success:
         failed = ", ".join(outcome.failed_steps) or "the run itself"
         raise ConfigError(
@@ -314,10 +321,15 @@ def _run_cohort(
 
 
 def _show_leaderboard(lake: "Lake", cohort: str, month: str, *, as_json: bool) -> None:
+    from assets.instance import open_instance, training_seconds
     from pipeline.evaluation.leaderboard import COLUMNS, cells
 
     partition = {"cohort": cohort, "month": month}
     rows = lake.tables.read(lake.tables.resolve("leaderboard", partition)).to_pylist()
+    trained = [row["key"] for row in rows if not row["reference"]]
+    with open_instance(lake.home) as instance:
+        seconds = training_seconds(instance, cohort, month, trained)
+    rows = [{**row, "fit_seconds": seconds.get(row["key"])} for row in rows]
     if as_json:
         print_json(rows)
         return

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from assets.cli.display import board, next_steps, print_json, progress, say, show
-from pipeline.errors import ConfigError, UnsupportedError
+from pipeline.errors import ConfigError, StoreError, UnsupportedError
 
 
 def register(app: typer.Typer) -> None:
@@ -43,14 +43,16 @@ def fit(
     model = chosen({"preset": preset, **parse_settings(settings or [])})
     cohort = cohort_from_file(table, schema_file=schema, subject=subject, drop=drop or [])
     for name in likely_identifiers(cohort):
-        say(f"warning: '{name}' looks like an identifier but is learned as a number: name it as --subject or --drop it.")
+        say(
+            f"warning: '{name}' looks like an identifier but is learned as a number: name it as --subject or --drop it."
+        )
     support = chosen.supports(cohort.schema)
     if not support.ok:
         raise UnsupportedError(f"{generator} cannot take this table: {support.reason}", where=str(table))
+    _make_folder(out)
     say(f"Training {generator} on {cohort.n_rows:,} rows x {len(cohort.schema.columns)} columns ...")
     with progress(f"training {generator}") as update:
         report = model.fit(cohort, seed=seed, device=device, progress=update)
-    out.mkdir(parents=True, exist_ok=True)
     model.save(out)
     (out / "schema.json").write_text(cohort.schema.model_dump_json(indent=1) + "\n", encoding="utf-8")
     say(f"Trained in {report.seconds:.1f} s; {report.parameters:,} parameters.")
@@ -71,13 +73,16 @@ def sample(
     seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 0,
     where: Annotated[
         list[str] | None,
-        typer.Option("--where", help="A condition as column=value (nothing after = is a missing cell); repeat for more."),
+        typer.Option(
+            "--where", help="A condition as column=value (nothing after = is a missing cell); repeat for more."
+        ),
     ] = None,
 ) -> None:
     """Draw synthetic rows from a model."""
-    from pipeline.features.tables import write_table
+    from pipeline.features.tables import check_name, write_table
     from pipeline.generators.base import load_generator
 
+    check_name(out)
     generator = load_generator(model)
     conditions = parse_conditions(where or []) or None
     drawn = generator.sample(n, seed=seed, conditions=conditions)
@@ -108,6 +113,7 @@ def evaluate(
     """Judge a synthetic table against real rows; writes a self-contained HTML report."""
     from pipeline.evaluation.files import evaluate_files
 
+    _make_folder(out)
     judged = evaluate_files(
         train=train,
         holdout=holdout,
@@ -159,3 +165,11 @@ def _pair(text: str) -> tuple[str, str]:
     if not sign or not name.strip():
         raise ConfigError(f"'{text}' is not of the form name=value.")
     return name.strip(), value.strip()
+
+
+def _make_folder(folder: Path) -> None:
+    """Make the folder for results before the work begins, so that hours of training are not lost to a wrong path."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"The folder cannot be made ({error.strerror}).", where=str(folder)) from None

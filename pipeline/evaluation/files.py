@@ -66,6 +66,7 @@ def evaluate_files(
     protected: Sequence[str] = (),
     schema_file: Path | None = None,
     subject: str | None = None,
+    drop: Sequence[str] = (),
     profile: str = "standard",
     seed: int = 0,
 ) -> JudgedFiles:
@@ -78,7 +79,7 @@ def evaluate_files(
         NotFoundError, InputError, ConfigError: a file is missing, cannot be read, lacks a column of the training file
             or has other types; an unknown label; too few rows.
     """
-    given = cohort_from_file(train, schema_file=schema_file, subject=subject)
+    given = cohort_from_file(train, schema_file=schema_file, subject=subject, drop=drop)
     real = given.schema
     held = _like(holdout, real, subject)
     rows = [_like(path, real, None) for path in synthetic]
@@ -86,6 +87,15 @@ def evaluate_files(
         raise InputError("There is no synthetic file.", todo="Pass --synthetic.")
     for name in (*labels, *leak, *protected):
         real.column(name)
+    for name in labels:
+        column = real.column(name)
+        if column.kind != "binary":
+            raise ConfigError(
+                f"The label must have two values; it is {column.kind}"
+                + (f" with {len(column.levels)} levels." if column.levels else "."),
+                where=f"column {name}",
+                todo="Derive a column with two values from it and name that.",
+            )
     parts = _divide(given, held)
     tasks = [TaskSpec(name=label, label=label, leak=list(leak)) for label in labels]
     how: dict[str, Any] = {"tasks": tasks, "protected": list(protected), "profile": profile, "seed": seed}
@@ -125,7 +135,7 @@ def evaluate_files(
 
 def _like(path: Path, schema: TableSchema, subject: str | None) -> Cohort:
     """The rows of a file in the training file's schema, allowing missing cells wherever they occur."""
-    table = read_table(path)
+    table = read_table(path, like=schema)
     absent = [name for name in schema.names if name not in table.column_names]
     if absent:
         raise InputError(
@@ -138,7 +148,11 @@ def _like(path: Path, schema: TableSchema, subject: str | None) -> Cohort:
     try:
         return as_cohort(table, loose, subject=subject)
     except (InputError, ConfigError) as error:
-        raise type(error)(error.what, where=f"{path}: {error.where}".rstrip(": "), todo=error.todo) from None
+        todo = (
+            "Give train, holdout and synthetic rows the same columns and types." if "SQL" in error.todo else error.todo
+        )
+        what = error.what.replace("the declared type", "the training file's type")
+        raise type(error)(what, where=f"{path}: {error.where}".rstrip(": "), todo=todo) from None
 
 
 def _divide(train: Cohort, holdout: Cohort) -> Parts:

@@ -8,8 +8,9 @@ A paper's literal formula lives under "lit.<paper>.<name>"; nothing that starts 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING
 
 from pipeline.errors import ConfigError, NotFoundError, nearest
@@ -76,7 +77,7 @@ def metric_paths() -> dict[str, str]:
         ConfigError: an entry point takes an id that is already in use.
     """
     paths = dict(BUILT_IN)
-    for point in entry_points(group="cohortloom.metrics"):
+    for point in _elsewhere():
         if paths.get(point.name, point.value) != point.value:
             raise ConfigError(
                 f"Two metrics are called '{point.name}': {paths[point.name]} and {point.value}.",
@@ -84,6 +85,12 @@ def metric_paths() -> dict[str, str]:
             )
         paths[point.name] = point.value
     return paths
+
+
+@cache
+def _elsewhere() -> tuple[EntryPoint, ...]:
+    """The entry points of other packages, looked for once: the scan reads every installed package."""
+    return tuple(entry_points(group="cohortloom.metrics"))
 
 
 def metric_ids() -> list[str]:

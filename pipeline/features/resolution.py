@@ -58,7 +58,9 @@ def on_grid(values: NDArray[np.floating], resolution: Resolution | None) -> NDAr
         place = np.rint((x - resolution.offset) / resolution.step)
         parts = round(1 / resolution.step) if resolution.step < 1 else 0
         # A step of 1/86400 is no exact float: k / 86400 is the float of the k-th second, k * step is beside it.
-        return resolution.offset + (place / parts if parts and resolution.step == 1 / parts else place * resolution.step)
+        return resolution.offset + (
+            place / parts if parts and resolution.step == 1 / parts else place * resolution.step
+        )
     return x
 
 

@@ -172,6 +172,8 @@ def cohort_from_file(
     if schema_file is not None:
         schema = read_schema(schema_file)
     table = _read_file(path, schema)
+    if not table.num_rows:
+        raise InputError("The table has no rows.", where=str(path))
     for name in drop:
         if name not in table.column_names:
             raise NotFoundError(
@@ -198,9 +200,8 @@ def write_table(table: pa.Table, path: Path) -> None:
 
     from pipeline.store.parquet import write_parquet
 
+    check_name(path)
     name = path.name.lower()
-    if not name.endswith((".parquet", ".csv", ".csv.gz")):
-        raise ConfigError("The file's name must end in .parquet, .csv or .csv.gz.", where=str(path))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if name.endswith(".parquet"):
@@ -212,6 +213,12 @@ def write_table(table: pa.Table, path: Path) -> None:
         path.write_bytes(gzip.compress(raw, mtime=0) if name.endswith(".gz") else raw)
     except OSError as error:
         raise StoreError(f"The file cannot be written ({error.strerror}).", where=str(path)) from None
+
+
+def check_name(path: Path) -> None:
+    """Raise `ConfigError` unless `write_table` knows the name's ending; for callers with long work before it."""
+    if not path.name.lower().endswith((".parquet", ".csv", ".csv.gz")):
+        raise ConfigError("The file's name must end in .parquet, .csv or .csv.gz.", where=str(path))
 
 
 def _whole_seconds(table: pa.Table) -> pa.Table:
@@ -274,7 +281,7 @@ def likely_identifiers(cohort: Cohort) -> list[str]:
             values = cohort.table.column(column.name)
             distinct = int(pc.count_distinct(values, mode="all").as_py())
             unique = distinct == cohort.n_rows >= _ROWS_TO_TELL
-            if unique or distinct > _FEW_CODES and re.search(r"(?i:^id$|[_ .-]id$|^mrn$)|[a-z]I[dD]$", column.name):
+            if unique or (distinct > _FEW_CODES and re.search(r"(?i:^id$|[_ .-]id$|^mrn$)|[a-z]I[dD]$", column.name)):
                 found.append(column.name)
     return found
 
@@ -317,8 +324,13 @@ def _read_file(path: Path, schema: TableSchema | None) -> pa.Table:
     try:
         raw = gzip.decompress(path.read_bytes()) if zipped else path.read_bytes()
         if name.endswith(".parquet"):
-            return _read_parquet(io.BytesIO(raw))
-        return _read_csv(raw, schema, tabs=name.endswith(".tsv"))
+            table = _read_parquet(io.BytesIO(raw))
+        else:
+            table = _read_csv(raw, schema, tabs=name.endswith(".tsv"))
+        twice = len(table.column_names) - len(set(table.column_names))
+        if not twice:
+            return table
+        problem = f"{twice} of the {len(table.column_names)} column names stand there twice."
     except (OSError, EOFError, zlib.error) as error:
         problem = f"The file cannot be read ({type(error).__name__})."
     except pa.ArrowException as error:
@@ -353,9 +365,8 @@ def _read_csv(raw: bytes, schema: TableSchema | None, *, tabs: bool) -> pa.Table
     said = {} if schema is None else {c.name: c.dtype for c in schema.columns}
     texts = [name for name, dtype in said.items() if dtype == "string"]
     table = read(texts)
-    twice = len(table.column_names) - len(set(table.column_names))
-    if twice:
-        raise InputError(f"{twice} column names stand twice in the header.")
+    if len(set(table.column_names)) < len(table.column_names):
+        return table  # refused by `_read_file`
     numbers = [f.name for f in table.schema if pa.types.is_integer(f.type) or pa.types.is_floating(f.type)]
     doubtful = [name for name in numbers if name not in said]
     if doubtful and re.search(rb'(?:^|[,\t"\n])[+-]?0[0-9]', raw):
@@ -412,6 +423,7 @@ def _sparse(long: pa.Table, vocabulary: list[str], rows: int) -> csr_matrix:
 __all__ = [
     "FolderTarget",
     "as_cohort",
+    "check_name",
     "cohort_from_file",
     "likely_identifiers",
     "read_beside",

@@ -7,6 +7,7 @@ as asked is `TabularGenerator.sample`'s.
 from __future__ import annotations
 
 import datetime as dt
+import difflib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -116,9 +117,25 @@ def _level(column: Column, cell: Any) -> int:
     for i, level in enumerate(levels):
         if level == cell or str(level).lower() == as_text:
             return i
+    number = _as_number(as_text)
+    for i, level in enumerate(levels):
+        if isinstance(level, (int, float)) and not isinstance(level, bool) and level == number:
+            return i
+    # Only the level that was nearly typed is named: a list would show levels that a single patient has.
+    close = difflib.get_close_matches(str(cell), [str(level) for level in levels], n=1, cutoff=0.6)
     raise ConfigError(
-        f"Column '{column.name}' has no such level.", todo=nearest(str(cell), [str(level) for level in levels])
+        f"None of the column's {len(levels)} levels is the one asked for.",
+        where=f"column '{column.name}'",
+        todo=f"Did you mean '{close[0]}'?" if close else "They are in the model's schema.",
     )
+
+
+def _as_number(text: str) -> float | None:
+    """The number that a text stands for: `1` asks for the level 1.0."""
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def _number(column: Column, cell: Any) -> float:
@@ -132,7 +149,7 @@ def _number(column: Column, cell: Any) -> float:
         raise ConfigError(
             "The number asked for lies outside the column's bounds.",
             where=where,
-            todo=f"Stay within {column.bounds[0]:g} and {column.bounds[1]:g}.",
+            todo="They are in the model's schema: the smallest and largest training value, unless declared.",
         )
     if column.resolution is not None and column.resolution.kind != "atoms":
         snapped = float(on_grid(np.array([number]), column.resolution)[0])

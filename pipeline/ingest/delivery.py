@@ -55,15 +55,41 @@ class Delivery:
 
 
 def content(folder: Path) -> Iterator[tuple[str, Path]]:
-    """The data files below a folder, sorted; hidden ones and the delivery's own marks are no content."""
+    """The data files below a folder, sorted; hidden ones and the delivery's own marks are no content.
+
+    Raises:
+        InputError: A file name that is not UTF-8, or a link that leads to no file.
+    """
     found = []
+    misnamed = astray = 0
     for path in folder.rglob("*"):
         relative = path.relative_to(folder)
         if any(part.startswith(".") for part in relative.parts) or str(relative) in (SUCCESS, MANIFEST):
             continue
         if path.is_file():
+            misnamed += not _is_text(relative.as_posix())
             found.append((relative.as_posix(), path))
+        elif path.is_symlink():
+            astray += 1
+    # Passing over these would lose what they stand for without a word.
+    if misnamed:
+        raise InputError(f"{misnamed} file names are not UTF-8.", where=str(folder), todo="Rename the files.")
+    if astray:
+        raise InputError(
+            f"{astray} links lead to no file (or to a folder).",
+            where=str(folder),
+            todo="Put the files themselves there.",
+        )
     yield from sorted(found)
+
+
+def _is_text(name: str) -> bool:
+    """Can the name be written as UTF-8, which tables and readers need?"""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def delivery_key(source: str, name: str) -> str:

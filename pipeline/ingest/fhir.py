@@ -180,7 +180,7 @@ def _plan_lines(work: _Work, tables: RawTables) -> None:
         plain = file.survey
         tidy = file.kind is not None and not plain.odd and not plain.cut
         if tidy and file.kind not in TYPES:
-            tidy = tables.count_only(plain.plain, str(file.kind), plain.records)
+            tidy = file.kind != "Bundle" and tables.count_only(plain.plain, str(file.kind), plain.records)
             if tidy:
                 work.account.in_ += plain.records
                 _count(work.account.not_modelled, str(file.kind), plain.records)

@@ -174,6 +174,10 @@ def _split_lines(part: FilePart, source: Iterator[Line], pieces: Pieces, writer:
             except orjson.JSONDecodeError:
                 reason = "not_json" if _is_utf8(data) else "invalid_utf8"
             else:
+                if _is_bundle(record):
+                    pieces.records -= 1  # its entries are the records
+                    _split_bundle(part, record, pieces, writer, at=line.number)
+                    continue
                 kind, reason = _take(part, line.number, record, data, pieces, writer)
         if reason is None:
             continue
@@ -210,17 +214,20 @@ def _split_document(part: FilePart, pieces: Pieces, writer: _Writer) -> None:
             whole = FilePart(part.path, part.file, part.number, part.part, (0, len(data)), source.cut)
             _split_lines(whole, lines(iter([data])), pieces, writer)
             return
-        entries = _salvage(data) if source.cut else []
+        entries, rest = _salvage(data)
         if entries:
             _split_bundle(part, {"entry": entries}, pieces, writer)
         pieces.records += 1
         unreadable = "gzip_truncated" if source.cut else "not_json" if _is_utf8(data) else "invalid_utf8"
-        _reject(part, len(entries) + 1 if entries else 0, "", unreadable, data, pieces)
+        _reject(part, len(entries) + 1 if entries else 0, "", unreadable, rest, pieces)
         return
-    if isinstance(document, dict) and document.get("resourceType") == "Bundle":
+    if _is_bundle(document):
         _split_bundle(part, document, pieces, writer)
     else:
         for number, record in enumerate(document if isinstance(document, list) else [document], start=1):
+            if _is_bundle(record):
+                _split_bundle(part, record, pieces, writer, at=number)
+                continue
             pieces.records += 1
             kind, reason = _take(part, number, record, None, pieces, writer)
             if reason:
@@ -230,12 +237,19 @@ def _split_document(part: FilePart, pieces: Pieces, writer: _Writer) -> None:
         _reject(part, 0, "", "gzip_truncated", b"", pieces)
 
 
-def _salvage(data: bytes) -> list[Any]:
-    """The whole entries of a bundle that was cut off."""
-    text = data.decode("utf-8", errors="ignore")
+def _is_bundle(record: Any) -> bool:
+    return isinstance(record, dict) and record.get("resourceType") == "Bundle"
+
+
+def _salvage(data: bytes) -> tuple[list[Any], bytes]:
+    """The whole entries of a bundle before the place where it breaks, and the bytes from there on."""
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:  # nothing is guessed at: only what stands before the bad byte is read
+        text = data[: error.start].decode("utf-8")
     found = re.search(r'"entry"\s*:\s*\[', text)
     if found is None or '"Bundle"' not in text[: found.start()]:
-        return []
+        return [], data
     entries: list[Any] = []
     decoder, place = json.JSONDecoder(), found.end()
     while start := re.compile(r"[\s,]*(?=\{)").match(text, place):
@@ -244,7 +258,7 @@ def _salvage(data: bytes) -> list[Any]:
         except ValueError:
             break
         entries.append(entry)
-    return entries
+    return entries, data[len(text[:place].encode()) :] if entries else data
 
 
 def _looks_like_lines(data: bytes) -> bool:
@@ -256,23 +270,37 @@ def _looks_like_lines(data: bytes) -> bool:
         return False
 
 
-def _split_bundle(part: FilePart, bundle: dict[str, Any], pieces: Pieces, writer: _Writer) -> None:
-    """The entries of a bundle; references to a `fullUrl` of the same bundle become 'Type/id'."""
+def _split_bundle(
+    part: FilePart, bundle: dict[str, Any], pieces: Pieces, writer: _Writer, *, at: int | None = None
+) -> None:
+    """The entries of a bundle; references to a `fullUrl` of the same bundle become 'Type/id'.
+
+    Args:
+        part: The file.
+        bundle: The bundle; bundles in it are taken apart too.
+        pieces: Where what is found is noted.
+        writer: Takes the good records.
+        at: Line or entry that holds this bundle, where it is not the whole file; all its records stand there.
+    """
     entries = bundle.get("entry")
     if entries is None:
         return
     if not isinstance(entries, list):
         pieces.records += 1
-        _reject(part, 0, "Bundle", "wrong_type", orjson.dumps(entries), pieces)
+        _reject(part, at or 0, "Bundle", "wrong_type", orjson.dumps(entries), pieces)
         return
     keys: dict[str, str] = {}
     for entry in entries:
         resource = entry.get("resource") if isinstance(entry, dict) else None
         if isinstance(resource, dict):
             _name(entry, resource, keys)
-    for number, entry in enumerate(entries, start=1):
-        pieces.records += 1
+    for place, entry in enumerate(entries, start=1):
+        number = at or place
         resource = entry.get("resource") if isinstance(entry, dict) else None
+        if _is_bundle(resource):
+            _split_bundle(part, resource, pieces, writer, at=number)
+            continue
+        pieces.records += 1
         if resource is None:
             _reject(part, number, "", "no_resource", orjson.dumps(entry), pieces)
             continue

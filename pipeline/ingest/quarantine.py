@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 REASONS: Final[Mapping[str, str]] = {
     "not_json": "the line, entry or file is not valid JSON",
     "invalid_utf8": "bytes that are not UTF-8",
-    "gzip_truncated": "the gzip ends before its end; what stands before the cut was read",
+    "gzip_truncated": "the gzip ends early or is damaged; what stands before was read",
     "too_long": "a record longer than 32 MiB",
     "not_a_resource": "JSON, but not an object",
     "no_resource": "a bundle entry without a resource",
@@ -114,7 +114,9 @@ def public_kind(file: str) -> str:
 
 
 def check_limit(account: Account, records: Iterable[Rejected], limit: float) -> None:
-    """Refuse a delivery with too many quarantined records.
+    """Refuse a delivery with too many quarantined records, or with too many bytes that cannot be used.
+
+    A bundle that cannot be parsed is one record of the quarantine whatever it held, so the bytes are looked at too.
 
     Args:
         account: The delivery's account.
@@ -124,9 +126,10 @@ def check_limit(account: Account, records: Iterable[Rejected], limit: float) -> 
     Raises:
         InputError: With the counts by reason and the first places, so that the sender can mend it.
     """
-    if account.quarantine_rate <= limit:
-        return
     rows = sorted(records)
+    lost = min(1.0, sum(row.bytes for row in rows) / account.bytes) if account.bytes else 0.0
+    if account.quarantine_rate <= limit and lost <= limit:
+        return
     counts = Counter(row.reason for row in rows)
     first: dict[str, Rejected] = {}
     for row in rows:
@@ -136,8 +139,8 @@ def check_limit(account: Account, records: Iterable[Rejected], limit: float) -> 
         for reason, count in sorted(counts.items())
     ]
     raise InputError(
-        f"{sum(counts.values()):,} of {account.in_:,} records ({account.quarantine_rate:.1%}) cannot be used, more than "
-        f"the {limit:.1%} that the source allows: {'; '.join(parts)}.",
+        f"{sum(counts.values()):,} of {account.in_:,} records ({account.quarantine_rate:.1%}; {lost:.1%} of the bytes) "
+        f"cannot be used, more than the {limit:.1%} that the source allows: {'; '.join(parts)}.",
         todo="Nothing was taken. Mend the delivery and hand it over under a new name, or raise quarantine_limit in "
         "cohorts/sources.yaml.",
     )

@@ -16,13 +16,19 @@ ONE_THREAD = 1
 """Of the cohort's SQL: sums of floats differ in their last bits when several threads add them up."""
 
 
-def gather_step(lake: Lake, cell: Cell, *, run_id: str = "") -> tuple[Version, CohortInputs]:
+def gather_step(lake: Lake, cell: Cell, *, new_split: bool = False, run_id: str = "") -> tuple[Version, CohortInputs]:
     """Write which deliveries count for the cell, with the hashes of its SQL and columns, into `cohort_inputs`.
 
     The version's hash changes only when one of these does: not with the deliveries of other sources, not with the
     settings of generators, and not when the month stops being provisional.
+
+    Args:
+        lake: The lake.
+        cell: Cohort and month.
+        new_split: Accept a split key other than the one that the cohort was built with.
+        run_id: The run.
     """
-    inputs = gather_inputs(cell.spec, cell.source, cell.month, lake, lake.home)
+    inputs = gather_inputs(cell.spec, cell.source, cell.month, lake, lake.home, new_split=new_split)
     identity = {k: v for k, v in inputs.to_dict().items() if k != "provisional"}
     raw = {f"raw/{cell.source.format}/delivery={key}": sha256 for key, sha256, _ in inputs.deliveries}
     with lake.tables.draft("cohort_inputs", cell.partition) as draft:

@@ -233,14 +233,12 @@ def test_metrics_of_other_packages_are_found(monkeypatch: pytest.MonkeyPatch, sm
 
     from pipeline.evaluation import registry
 
-    def points(*, group: str) -> list[EntryPoint]:
-        return [EntryPoint("fid.other.rows", "toy_metric:rows", group)] if group == "cohortloom.metrics" else []
-
-    monkeypatch.setattr(registry, "entry_points", points)
+    other = EntryPoint("fid.other.rows", "toy_metric:rows", "cohortloom.metrics")
+    monkeypatch.setattr(registry, "_elsewhere", lambda: (other,))
     results = evaluate(small, [people(70, 5)], profile="quick")
     assert headline(results, "fid.other.rows").value == 70
     clash = EntryPoint("fid.marg.jsd", "toy_metric:rows", "cohortloom.metrics")
-    monkeypatch.setattr(registry, "entry_points", lambda group: [clash])
+    monkeypatch.setattr(registry, "_elsewhere", lambda: (clash,))
     with pytest.raises(ConfigError, match=r"Two metrics are called 'fid\.marg\.jsd'"):
         metric_ids()
 

@@ -69,7 +69,8 @@ def test_skew_alone_is_neither_a_heap_nor_a_gap() -> None:
 def test_counts_stay_whole_numbers() -> None:
     even = np.arange(0, 100, 2.0)
     assert infer_resolution(even, "count") == Resolution(kind="decimals")
-    assert infer_resolution(np.array([100.25, 3.0]), "datetime") is None
+    assert infer_resolution(np.array([100.123456789, 3.0]), "datetime") is None
+    assert infer_resolution(np.array([100.25, 3.0]), "datetime") == Resolution(kind="step", step=1 / 24)
     assert infer_resolution(np.array([100.0, 3.0]), "datetime") == Resolution(kind="decimals")
 
 

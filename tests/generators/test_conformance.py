@@ -179,7 +179,7 @@ def test_conditions_that_make_no_sense(fitted: Fitted) -> None:
     discrete = next(c for c in real.schema.modelled() if c.discrete)
     with pytest.raises(ConfigError, match="no column"):
         model.sample(5, seed=0, conditions={"agee": 1})
-    with pytest.raises(ConfigError, match="no such level"):
+    with pytest.raises(ConfigError, match="None of the column's"):
         model.sample(5, seed=0, conditions={discrete.name: "purple"})
     with pytest.raises(ConfigError, match="rows"):
         model.sample(5, seed=0, conditions=pd.DataFrame({discrete.name: [(discrete.levels or [])[0]] * 4}))
