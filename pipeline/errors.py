@@ -6,6 +6,9 @@ never a value of a patient's record.
 
 from __future__ import annotations
 
+MOST_SHOWN = 12
+"""Known names that a hint lists."""
+
 
 class CohortLoomError(Exception):
     """Base of all errors that a user can cause and mend.
@@ -52,4 +55,6 @@ def nearest(name: str, known: list[str]) -> str:
 
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"Did you mean '{close[0]}'? " if close else ""
-    return f"{hint}Known: {', '.join(sorted(known)) or 'none'}."
+    shown = ", ".join(sorted(known)[:MOST_SHOWN]) or "none"
+    more = f" and {len(known) - MOST_SHOWN} more" if len(known) > MOST_SHOWN else ""
+    return f"{hint}Known: {shown}{more}."

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeGuard
 
 import orjson
 
@@ -237,7 +237,7 @@ def _split_document(part: FilePart, pieces: Pieces, writer: _Writer) -> None:
         _reject(part, 0, "", "gzip_truncated", b"", pieces)
 
 
-def _is_bundle(record: Any) -> bool:
+def _is_bundle(record: Any) -> TypeGuard[dict[str, Any]]:
     return isinstance(record, dict) and record.get("resourceType") == "Bundle"
 
 

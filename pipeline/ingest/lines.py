@@ -57,12 +57,10 @@ class ByteSource:
         with self.path.open("rb") as file:
             while packed := file.read(CHUNK):
                 while packed:
-                    before = decoder.copy()
                     try:
                         yield decoder.decompress(packed, CHUNK * 4)
                     except zlib.error:
                         self.cut = True
-                        yield _up_to_damage(before, packed)
                         return
                     if decoder.eof:
                         packed = decoder.unused_data.lstrip(b"\0")
@@ -71,17 +69,6 @@ class ByteSource:
                     else:
                         packed = decoder.unconsumed_tail
         self.cut = not decoder.eof
-
-
-def _up_to_damage(decoder: zlib._Decompress, packed: bytes) -> bytes:
-    """What can be unpacked before damaged bytes: zlib gives nothing of a piece in which it finds an error."""
-    found = []
-    try:
-        for place in range(len(packed)):
-            found.append(decoder.decompress(packed[place : place + 1]))
-    except zlib.error:
-        pass  # this is the damage; the caller has noted it
-    return b"".join(found)
 
 
 @dataclass(frozen=True)

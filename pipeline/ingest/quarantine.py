@@ -37,6 +37,8 @@ REASONS: Final[Mapping[str, str]] = {
     "missing_value": "an empty cell in a column that the schema declares not nullable",
 }
 """The fixed vocabulary of reasons, in words."""
+_UNREADABLE: Final = {"not_json", "invalid_utf8", "gzip_truncated"}
+"""Reasons under which one row of the quarantine may stand for a whole file."""
 
 _TABLE_LIKE: Final = {".ndjson", ".jsonl", ".csv", ".tsv", ".parquet", ".pq"}
 _KNOWN_KINDS: Final = {
@@ -114,9 +116,10 @@ def public_kind(file: str) -> str:
 
 
 def check_limit(account: Account, records: Iterable[Rejected], limit: float) -> None:
-    """Refuse a delivery with too many quarantined records, or with too many bytes that cannot be used.
+    """Refuse a delivery with too many quarantined records, unreadable bytes or cut files.
 
-    A bundle that cannot be parsed is one record of the quarantine whatever it held, so the bytes are looked at too.
+    A file that breaks is one record of the quarantine whatever stood after the break, so the bytes are looked at too;
+    and what a cut gzip held is not known, so where several files are cut they are counted as files.
 
     Args:
         account: The delivery's account.
@@ -127,8 +130,11 @@ def check_limit(account: Account, records: Iterable[Rejected], limit: float) -> 
         InputError: With the counts by reason and the first places, so that the sender can mend it.
     """
     rows = sorted(records)
-    lost = min(1.0, sum(row.bytes for row in rows) / account.bytes) if account.bytes else 0.0
-    if account.quarantine_rate <= limit and lost <= limit:
+    unreadable = sum(row.bytes for row in rows if row.reason in _UNREADABLE)
+    lost = min(1.0, unreadable / account.bytes) if account.bytes else 0.0
+    cut = len({row.file for row in rows if row.reason == "gzip_truncated"})
+    many_cut = cut > 1 and cut > limit * account.files
+    if account.quarantine_rate <= limit and lost <= limit and not many_cut:
         return
     counts = Counter(row.reason for row in rows)
     first: dict[str, Rejected] = {}
@@ -138,9 +144,13 @@ def check_limit(account: Account, records: Iterable[Rejected], limit: float) -> 
         f"{count:,} {reason} (first at {public_name(first[reason].file)}:{first[reason].line})"
         for reason, count in sorted(counts.items())
     ]
+    shares = [f"{sum(counts.values()):,} of {account.in_:,} records ({account.quarantine_rate:.1%}) cannot be used"]
+    if lost > limit:
+        shares.append(f"{lost:.1%} of the bytes cannot be read")
+    if many_cut:
+        shares.append(f"{cut:,} of {account.files:,} files end early or are damaged")
     raise InputError(
-        f"{sum(counts.values()):,} of {account.in_:,} records ({account.quarantine_rate:.1%}; {lost:.1%} of the bytes) "
-        f"cannot be used, more than the {limit:.1%} that the source allows: {'; '.join(parts)}.",
+        f"{', '.join(shares)}, more than the {limit:.1%} that the source allows: {'; '.join(parts)}.",
         todo="Nothing was taken. Mend the delivery and hand it over under a new name, or raise quarantine_limit in "
         "cohorts/sources.yaml.",
     )

@@ -6,6 +6,7 @@ import json
 import os
 import threading
 from datetime import UTC, date, datetime
+from pathlib import Path
 
 import pytest
 
@@ -150,3 +151,20 @@ def test_an_unknown_format_names_the_known_ones(home, folder):
     made = hand_over(home, "clinic", folder, as_of=None)
     with pytest.raises(NotFoundError, match="Known: fhir, table"):
         read_delivery("fihr", made, None)
+
+
+def test_what_would_be_passed_over_in_silence_is_refused(home, tmp_path):
+    for number, make in enumerate(
+        (
+            lambda folder: (folder / "gone.ndjson").symlink_to("/nowhere/at/all"),
+            lambda folder: (folder / "there").symlink_to(home.root, target_is_directory=True),
+            lambda folder: Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.ndjson")).touch(),
+        )
+    ):
+        folder = tmp_path / f"odd{number}"
+        folder.mkdir()
+        (folder / "good.ndjson").write_text("{}\n")
+        make(folder)
+        with pytest.raises(InputError, match=r"lead to no file|not UTF-8"):
+            hand_over(home, "clinic", folder, as_of=None)
+        assert not list(home.landing.glob("*/*"))

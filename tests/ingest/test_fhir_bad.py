@@ -122,6 +122,59 @@ def test_a_truncated_bundle_gives_its_whole_entries(take):
     assert taken.account.quarantined == {"gzip_truncated": 1}
 
 
+@pytest.mark.parametrize("break_at", ["end", "middle", "byte"])
+def test_a_broken_plain_bundle_gives_the_entries_before_the_break(take, break_at):
+    document = bundle([patient(1), *(observation(n) for n in range(20))])
+    middle = document.index(b'"o10"')
+    broken = {
+        "end": document[:middle],
+        "middle": document[:middle] + b"," + document[middle:],
+        "byte": document[:middle] + b"\xff" + document[middle:],
+    }[break_at]
+    taken = take({"one.json": broken})
+    assert taken.account.taken == {"Patient": 1, "Observation": 10}
+    reason = "invalid_utf8" if break_at == "byte" else "not_json"
+    assert taken.rejects() == [("one.json", 12, reason)]
+    (row,) = taken.rows("quarantine")
+    assert 0 < row["bytes"] < len(broken)  # what was taken is not counted as lost
+
+
+def test_bundles_in_lines_arrays_and_bundles_are_taken_apart(take):
+    one, two = (json.loads(bundle([patient(n), observation(n, n)])) for n in (1, 2))
+    for entry, number in ((one["entry"][1], 1), (two["entry"][1], 2)):
+        entry["resource"]["subject"]["reference"] = f"urn:uuid:p{number}"
+    outer = {"resourceType": "Bundle", "type": "collection", "entry": [{"resource": one}, {"resource": two}]}
+    for files in (
+        {"bundles.ndjson": [one, two]},
+        {"list.json": json.dumps([one, two]).encode()},
+        {"outer.json": json.dumps(outer).encode()},
+        {"mixed.ndjson": [patient(2), one, observation(2, 2)]},
+    ):
+        taken = take(files)
+        assert taken.account.to_dict()["in"] == 4
+        assert taken.account.taken == {"Patient": 2, "Observation": 2}
+        assert [row["patient"] for row in taken.rows("observation")] == ["Patient/p1", "Patient/p2"]
+    bad = take({"bundles.ndjson": [one, {"resourceType": "Bundle", "entry": [{"resource": {"id": "x"}}]}]})
+    assert bad.rejects() == [("bundles.ndjson", 2, "no_resource_type")]
+
+
+def test_many_broken_bundles_are_too_much_however_few_records_they_count_as(take):
+    good = bundle([patient(1), *(observation(n) for n in range(200))])
+    files = {f"{n}.json": good for n in range(8)} | {f"bad{n}.json": good[50:] for n in range(2)}
+    with pytest.raises(InputError, match=r"2 of 1,610 records \(0\.1%\) cannot be used, 20\.0% of the bytes"):
+        take(files, limit=0.05)
+
+
+def test_one_cut_file_is_kept_and_many_are_too_much(take):
+    good = gzip.compress(bundle([patient(1), *(observation(n) for n in range(200))]))
+    files = {f"{n}.json.gz": good for n in range(8)} | {"cut.json.gz": good[:-4]}
+    taken = take(files, limit=0.05)
+    assert taken.account.taken["Observation"] == 200
+    assert taken.account.quarantined == {"gzip_truncated": 1}
+    with pytest.raises(InputError, match=r"2 of 10 files end early"):
+        take({**files, "too.json.gz": good[:-4]}, limit=0.05)
+
+
 def test_byte_order_mark_and_windows_line_ends(take):
     data = b"\xef\xbb\xbf" + ndjson([patient(1), patient(2)]).replace(b"\n", b"\r\n") + b"\r\n  \r\n"
     taken = take({"Patient.ndjson": data, "one.json": b"\xef\xbb\xbf" + bundle([patient(3)])})
