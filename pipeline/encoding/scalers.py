@@ -111,6 +111,9 @@ class QuantileScaler:
             stand = np.where(few, _nearest(mean, distinct[atom] if atom.any() else offered), _nearest(mean, offered))
             low = high = np.where(flat, distinct[first], stand)
         low, high = np.clip(low, floor, ceiling), np.clip(high, floor, ceiling)
+        # A cell too small to show its values was widened to its neighbours' values: it ends where they begin.
+        low[1:] = np.maximum(low[1:], high[:-1])
+        high = np.maximum(low, high)
         return cls(count / count.sum(), low, high, cuts, resolution, float(floor), float(ceiling))
 
     @property

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from pipeline.features.cohort import Cohort
     from pipeline.features.schema import Column, TableSchema
 
+FEWEST_VALUES = 20
+"""Values that a feature needs to be offered to boosting: its smallest leaf."""
 QUANTILE_BINS = 20
 ATOM_SHARE = 0.05
 WIDE = 200
@@ -234,11 +236,13 @@ class TreeFeatures:
     nominal: list[bool]
 
     def usable(self, training: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.bool_] | None]:
-        """Features with any value in the (n, p) training rows (boosting cannot bin others), and which are nominal.
+        """Features with values enough in the (n, p) training rows to be of use to boosting, and which are nominal.
 
-        The second is None where none is nominal, which is how scikit-learn wants it.
+        Boosting splits off no fewer than 20 rows, so nothing is lost where fewer have a value; with them it fails
+        when all of them fall into the tenth that it sets aside for early stopping (a column without a value cannot
+        be binned). The second is None where none is nominal, which is how scikit-learn wants it.
         """
-        kept = np.flatnonzero(~np.isnan(training).all(axis=0))
+        kept = np.flatnonzero((~np.isnan(training)).sum(axis=0) >= FEWEST_VALUES)
         nominal = np.array(self.nominal, dtype=bool)[kept]
         return kept, nominal if nominal.any() else None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.encoding.scalers import QuantileScaler
@@ -122,6 +122,7 @@ def test_nothing_to_learn_from() -> None:
 
 
 @settings(max_examples=60, deadline=None)
+@example([0, 0, 1, 1, -1, -1], None, 3)
 @given(
     st.lists(st.integers(-50, 50), min_size=1, max_size=120),
     st.sampled_from([None, INTEGERS, Resolution(kind="step", step=1.0), Resolution(kind="atoms")]),

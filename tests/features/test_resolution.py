@@ -6,11 +6,14 @@ import gzip
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import csv
 
+from pipeline.features.cohort import column_from_values, numbers
+from pipeline.features.infer import infer_schema
 from pipeline.features.resolution import infer_resolution, moved, on_grid
 from pipeline.features.schema import Resolution
 
@@ -121,3 +124,17 @@ def test_support_columns(real_data: Path) -> None:
         assert kinds[name] == ("atoms", None), name
     assert kinds["age"] == ("decimals", 5)
     assert kinds["sodium"] == kinds["duration"] == ("decimals", 0)
+
+
+@pytest.mark.parametrize("parts", [24, 1440, 86_400, 86_400_000])
+def test_times_keep_their_clock(parts: int) -> None:
+    """Whole hours to milliseconds come back to the microsecond, also in years far from 1970 (shifted dates)."""
+    unit = 86_400_000_000 // parts
+    micros = RNG.integers(0, 6_900_000_000_000_000 // unit, 500) * unit
+    times = pa.table({"at": pa.array(micros).cast(pa.timestamp("us"))})
+    column = infer_schema(times).column("at")
+    assert column.resolution == Resolution(kind="step", step=1 / parts)
+    learned = numbers(times.column("at").combine_chunks(), column)
+    assert moved(learned, column.resolution, column.dtype) == 0
+    beside = column_from_values(on_grid(learned + 0.3 / parts, column.resolution), column)
+    assert beside.equals(times.column("at").combine_chunks())
