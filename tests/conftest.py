@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from pipeline.features.split import PUBLISHED_KEY
 from pipeline.store.home import Home
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -27,10 +23,10 @@ def real_data() -> Path:
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     """An empty COHORTLOOM_HOME with the published split key."""
     root = tmp_path / "home"
     monkeypatch.setenv("COHORTLOOM_HOME", str(root))
     monkeypatch.setenv("COHORTLOOM_SPLIT_KEY", PUBLISHED_KEY.decode())
     monkeypatch.delenv("COHORTLOOM_COHORTS", raising=False)
-    yield Home(root).ensure()
+    return Home(root).ensure()

@@ -6,6 +6,7 @@ Commands print what they do, end with where to look next, and exit non-zero with
 import os
 import sys
 import traceback
+import warnings
 from pathlib import Path
 from typing import NoReturn
 
@@ -28,6 +29,7 @@ tables.register(app)
 
 def main() -> NoReturn:
     """Entry point: run the app; every error becomes one sentence without patient data."""
+    warnings.showwarning = _warn
     try:
         Compute.from_environment().bind()
         app()
@@ -45,6 +47,11 @@ def main() -> NoReturn:
             "Set COHORTLOOM_DEBUG=1 for the traceback (it may show patient data)."
         )
     sys.exit(0)
+
+
+def _warn(message: Warning | str, *_: object, **__: object) -> None:
+    """A warning as one line, without the source line that raised it."""
+    typer.secho(f"warning: {message}", fg=typer.colors.YELLOW, err=True)
 
 
 def _fail(sentence: str, *, code: int = 1) -> NoReturn:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pipeline.evaluation.results import MetricResult
     from pipeline.release.gate import Verdict
 
-Status = Literal["ok", "not_enabled", "refused", "failed"]
+Status = Literal["ok", "not_enabled", "not_run", "refused", "failed"]
 COLUMNS: list[str] = [
     "generator",
     "status",
@@ -50,7 +50,7 @@ class Entry:
     """One generator of the cohort.
 
     Attributes:
-        status: "ok", or why there is no figure: "not_enabled", "refused", "failed".
+        status: "ok", or why there is no figure: "not_enabled", "not_run", "refused", "failed".
         reason: In words, where it is not ok; no patient data.
         results: What `run_evaluation` gave.
         verdict: What `judge` gave.

@@ -264,8 +264,13 @@ def _read_yaml(file: Path) -> Any:
 
 def _sentence(error: Exception, file: Path) -> str:
     if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        return f"{file}: {'.'.join(map(str, first['loc'])) or 'file'}: {first['msg']}"
+        # A misspelt key is named first: the one that is missing then follows from it.
+        found = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+        key = ".".join(map(str, found[0]["loc"])) or "file"
+        fields = SourceSpec.model_fields if error.title == "SourceSpec" else CohortSpec.model_fields
+        if found[0]["type"] == "extra_forbidden" and len(found[0]["loc"]) == 1:
+            return f"{file}: There is no key '{key}'. {nearest(key, list(fields))}"
+        return f"{file}: {key}: {found[0]['msg']}"
     return str(error) if str(file) in str(error) else f"{file}: {error}"
 
 

@@ -161,7 +161,7 @@ def leaderboard_step(
 
 def _entry(lake: Lake, cell: Cell, generator: str, version: Version | None) -> Entry:
     if version is None:
-        return Entry("failed", f"'{generator}' was not run for this month.")
+        return Entry("not_run", f"'{generator}' was not run for this month.")
     record = Record.of(version)
     made_of = [lake.tables.current(name, cell.partition) for name in ("features", f"synthetic/{generator}")]
     if any(v is None or version.inputs.get(v.label) != v.sha256 for v in made_of):

@@ -131,3 +131,14 @@ def test_the_demo_ends_with_the_leaderboard_and_where_to_look_next(
     }  # fmt: skip
     before = one_sentence(cohortloom("run", "demo", "--month", "2025-12"))
     assert "2026-01" in before
+
+
+def test_a_misspelt_key_of_a_cohort_file_is_named(
+    cohortloom: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    (tmp_path / "typo.sql").write_text("SELECT 1 AS age\n", encoding="utf-8")
+    (tmp_path / "typo.yaml").write_text(
+        "source: support\nsubject: row\nunit: row\nsql: typo.sql\ngeneratorss: {independent: {}}\n", encoding="utf-8"
+    )
+    listed = cohortloom("cohorts", COHORTLOOM_COHORTS=str(tmp_path))
+    assert "There is no key 'generatorss'. Did you mean 'generators'?" in listed.stderr
