@@ -1,196 +1,123 @@
-"""Generators on the SUPPORT table: detection, correlations, utility and membership inference, mean of several seeds.
+"""Generators on the cohort `support`, through the pipeline's own steps and evaluation: mean of several seeds.
 
-Run: `.venv/bin/python benchmarks/support.py [--seeds 5] [--generators gaussian_copula,vae] [--set vae.beta=0.7]`.
-The split is the published one (train 50 %, holdout 25 %, reference 12.5 % + 12.5 %); generators see train only, every
-figure is taken against the holdout. Settings were chosen on inner splits of train, never on the holdout.
-The evaluation proper is `pipeline/evaluation/`; this script is the short way to the acceptance figures.
+Run: `.venv/bin/python benchmarks/support.py [--seeds 5] [--generators gaussian_copula vae] [--set vae.beta=0.7]`.
+The real rows are those of COHORTLOOM_DATA, split with the published key (train 50 %, holdout 25 %, fresh reference
+12.5 + 12.5 %); generators see train only and are judged against the holdout. The reference rows of the same run are the
+limits that every figure is read against; `kept` is the share of the way from shuffled columns to fresh real rows.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import warnings
+import tempfile
+from collections import defaultdict
+from datetime import date
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
+    from pipeline.evaluation.results import MetricResult
     from pipeline.features.cohort import Cohort
+    from pipeline.features.spec import CohortSpec
 
-LABEL = "event"
-# The acceptance figures' reading of the columns; everything else is inferred from the training rows.
-CATEGORICAL = ("race", "cancer")
+FIGURES = {
+    "detection AUC": ("fid.joint.detect_auc", ""),
+    "JSD": ("fid.marg.jsd", ""),
+    "corr RMSE": ("fid.dep.corr_rmse", ""),
+    "TSTR": ("util.tstr_auroc", "mortality"),
+    "utility ratio": ("util.ratio", "mortality"),
+    "MIA AUC": ("priv.mia.max_auc", ""),
+    "TPR at 1 %": ("priv.mia.tpr_at_1pct_fpr", ""),
+    "copies": ("priv.exact_unique", ""),
+}
 
 
-def load_support() -> Cohort:
-    """The SUPPORT table with the published split."""
-    from pipeline.features.cohort import Cohort
-    from pipeline.features.infer import conform, infer_schema
-    from pipeline.features.spec import ColumnSpec
-    from pipeline.features.split import PUBLISHED_KEY, assign, row_subjects
-    from pipeline.features.tables import read_table
+def load_support(folder: Path) -> tuple[Cohort, CohortSpec]:
+    """The cohort `support` as `cohortloom deliver` and `run` make it, in a home of its own."""
+    from pipeline.features.spec import BUILT_IN_COHORTS, load_book
+    from pipeline.features.split import ENVIRONMENT, PUBLISHED_KEY
+    from pipeline.features.tables import read_features
+    from pipeline.ingest.delivery import hand_over
+    from pipeline.store.home import Home
+    from pipeline.store.lake import Lake
+    from pipeline.workflow.cell import Cell
+    from pipeline.workflow.compute import Compute
+    from pipeline.workflow.deliveries import take_in
+    from pipeline.workflow.features import features_step, gather_step
 
+    os.environ[ENVIRONMENT] = PUBLISHED_KEY.decode()
     root = Path(__file__).resolve().parents[1]
     data = Path(os.environ.get("COHORTLOOM_DATA") or root.parent / "shared" / "data")
-    table = read_table(data / "support" / "support.csv.gz")
-    subject = row_subjects(table)
-    split, tune = assign(subject, PUBLISHED_KEY)
-    schema = infer_schema(table, split == "train", {c: ColumnSpec(kind="categorical") for c in CATEGORICAL})
-    return Cohort(table=conform(table, schema), schema=schema, subject=subject, split=split, tune=tune)
-
-
-def matrix(cohort: Cohort) -> NDArray[np.float64]:
-    """(n, columns) numbers; level positions for discrete columns, NaN where missing."""
-    columns = [
-        np.where(cohort.missing(c.name), np.nan, cohort.codes(c.name)) if c.discrete else cohort.values(c.name)
-        for c in cohort.schema.modelled()
-    ]
-    return np.column_stack(columns)
-
-
-def detection_auc(synthetic: Cohort, holdout: Cohort, seed: int) -> float:
-    """Boosted trees that tell synthetic rows from holdout rows: pooled out-of-fold AUC, equal sizes, 5 folds."""
-    from sklearn.ensemble import HistGradientBoostingClassifier
-    from sklearn.metrics import roc_auc_score
-    from sklearn.model_selection import StratifiedKFold, cross_val_predict
-
-    n = min(synthetic.n_rows, holdout.n_rows)
-    rows = np.vstack([matrix(synthetic)[:n], matrix(holdout)[:n]])
-    label = np.r_[np.ones(n), np.zeros(n)]
-    model = HistGradientBoostingClassifier(
-        max_iter=200,
-        early_stopping=True,
-        random_state=seed,
-        categorical_features=[c.kind == "categorical" for c in holdout.schema.modelled()],
-    )
-    folds = StratifiedKFold(5, shuffle=True, random_state=seed)
-    chance = cross_val_predict(model, rows, label, cv=folds, method="predict_proba")[:, 1]
-    return float(roc_auc_score(label, chance))
-
-
-def correlation_rmse(synthetic: Cohort, holdout: Cohort) -> float:
-    """Root mean squared difference of Pearson correlations over pairs of numeric and binary columns."""
-    at = [i for i, c in enumerate(holdout.schema.modelled()) if c.numeric or c.kind == "binary"]
-    a, b = (np.corrcoef(matrix(x)[:, at].T) for x in (synthetic, holdout))
-    upper = np.triu_indices(len(at), 1)
-    return float(np.sqrt(np.mean((a[upper] - b[upper]) ** 2)))
-
-
-def tstr_auc(synthetic: Cohort, holdout: Cohort, leak: tuple[str, ...] = ()) -> float:
-    """AUC on the holdout of boosted trees trained on synthetic rows to predict death."""
-    from sklearn.ensemble import HistGradientBoostingClassifier
-    from sklearn.metrics import roc_auc_score
-
-    names = [c.name for c in holdout.schema.modelled()]
-    features = [i for i, name in enumerate(names) if name != LABEL and name not in leak]
-    s, h, y = matrix(synthetic), matrix(holdout), names.index(LABEL)
-    model = HistGradientBoostingClassifier(random_state=0).fit(s[:, features], s[:, y])
-    return float(roc_auc_score(h[:, y], model.predict_proba(h[:, features])[:, 1]))
-
-
-def membership(synthetic: Cohort, train: Cohort, holdout: Cohort, reference: Cohort) -> tuple[float, float]:
-    """Nearest-neighbour membership inference: AUC, and true positives at 1 % false positives; null .5 and .01.
-
-    Score of a record: log distance to the nearest reference row less log distance to the nearest synthetic row.
-    """
-    from sklearn.metrics import roc_auc_score
-    from sklearn.neighbors import NearestNeighbors
-
-    t = matrix(train)
-    centre, spread = t.mean(axis=0), t.std(axis=0)
-
-    def near(query: Cohort, pool: Cohort) -> NDArray[np.float64]:
-        scaled = [(matrix(x) - centre) / spread for x in (query, pool)]
-        return np.log(NearestNeighbors(n_neighbors=1).fit(scaled[1]).kneighbors(scaled[0])[0][:, 0] + 1e-9)
-
-    n = min(train.n_rows, holdout.n_rows)
-    asked = [x.take(np.arange(n)) for x in (train, holdout)]
-    score = np.concatenate([near(x, reference) - near(x, synthetic) for x in asked])
-    member = np.r_[np.ones(n), np.zeros(n)]
-    threshold = np.quantile(score[n:], 0.99)
-    return float(roc_auc_score(member, score)), float((score[:n] > threshold).mean())
-
-
-def interval(values: list[float]) -> str:
-    """Mean and 95 % t-interval."""
-    from scipy.stats import t
-
-    x = np.array(values)
-    if len(x) < 2:
-        return f"{x.mean():.4f}"
-    half = t.ppf(0.975, len(x) - 1) * x.std(ddof=1) / len(x) ** 0.5
-    return f"{x.mean():.4f} [{x.mean() - half:.4f}, {x.mean() + half:.4f}]"
-
-
-def measure(name: str, settings: dict[str, Any], cohort: Cohort, seeds: int, device: str) -> dict[str, list[float]]:
-    """All figures of one generator, one entry a seed."""
-    from pipeline.generators.registry import generator_class
-
-    train, holdout = cohort.part("train"), cohort.part("holdout")
-    reference = cohort.part("reference0", "reference1")
-    out: dict[str, list[float]] = {}
-    for seed in range(seeds):
-        model = generator_class(name)(settings)
-        began = perf_counter()
-        report = model.fit(train, seed=seed, device=device)
-        fitted = perf_counter()
-        synthetic = model.sample(train.n_rows, seed=seed)
-        sampled = perf_counter()
-        auc, at_one_percent = membership(synthetic, train, holdout, reference)
-        figures = {
-            "detection AUC": detection_auc(synthetic, holdout, seed),
-            "correlation RMSE": correlation_rmse(synthetic, holdout),
-            "TSTR AUC": tstr_auc(synthetic, holdout),
-            "TSTR AUC, duration left out": tstr_auc(synthetic, holdout, ("duration",)),
-            "membership AUC": auc,
-            "membership TPR at 1 % FPR": at_one_percent,
-            "exact copies": report.health["duplicate_share"],
-            "fit seconds": fitted - began,
-            "sample seconds": sampled - fitted,
-        }
-        for key, value in figures.items():
-            out.setdefault(key, []).append(value)
-    return out
+    book, home, compute = load_book([BUILT_IN_COHORTS]), Home(folder).ensure(), Compute()
+    lake, cell = Lake(home), Cell.of(book, "support", "2026-10-01")
+    handed = hand_over(home, "support", data / "support" / "support.csv.gz", as_of=date(2026, 10, 31))
+    take_in(lake, handed, cell.source, "table", compute)
+    gather_step(lake, cell)
+    version, _ = features_step(lake, cell, compute)
+    return read_features(lake.tables, version), cell.spec
 
 
 def main() -> None:
-    """Print the figures."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--generators", default="independent,gaussian_copula,vae")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--set", action="append", default=[], metavar="GENERATOR.FIELD=JSON")
-    given = parser.parse_args()
-    warnings.filterwarnings("ignore", category=UserWarning)
-    import torch
+    """Train, judge, print."""
+    from assets.cli.tables import parse_settings
+    from pipeline.evaluation.protocol import Parts, evaluate_references, headline, run_evaluation
+    from pipeline.generators.registry import generator_class
+    from pipeline.generators.seeds import derive_seed
+    from pipeline.release.gate import judge
+    from pipeline.workflow.compute import Compute
 
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    cohort = load_support()
-    train, holdout = cohort.part("train"), cohort.part("holdout")
-    print(f"SUPPORT: train {train.n_rows}, holdout {holdout.n_rows}, columns {len(cohort.schema.columns)}")
-    grids = {c.name: c.resolution.kind for c in cohort.schema.columns if c.resolution is not None}
-    print("grids:", ", ".join(f"{k} {v}" for k, v in grids.items()))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--generators", nargs="*", default=["independent", "gaussian_copula", "vae"])
+    parser.add_argument("--set", action="append", default=[], help="generator.setting=value; repeat for more")
+    parser.add_argument("--profile", default="standard")
+    given = parser.parse_args()
+    Compute().bind()
+    settings: dict[str, dict[str, Any]] = defaultdict(dict)
+    for name, value in parse_settings(given.set).items():
+        generator, _, setting = name.partition(".")
+        settings[generator][setting] = value
+
+    with tempfile.TemporaryDirectory() as folder:
+        cohort, spec = load_support(Path(folder))
+    parts = Parts.of(cohort)
+    how: dict[str, Any] = {"tasks": spec.tasks, "protected": spec.protected, "profile": given.profile, "seed": 0}
+    references = evaluate_references(parts, **how)
     print(
-        f"{'real train rows':>16}: detection AUC {detection_auc(train, holdout, 0):.4f}, correlation RMSE "
-        f"{correlation_rmse(train, holdout):.4f}, TRTR AUC {tstr_auc(train, holdout):.4f} "
-        f"(duration left out {tstr_auc(train, holdout, ('duration',)):.4f})"
+        f"support: train {parts.train.n_rows:,}, holdout {parts.holdout.n_rows:,}; {given.seeds} seeds; 95 % intervals"
     )
-    for name in given.generators.split(","):
-        settings: dict[str, Any] = {}
-        for item in given.set:
-            field, _, value = item.partition("=")
-            owner, _, key = field.partition(".")
-            if owner == name:
-                settings[key] = json.loads(value)
-        print(f"{name} {settings or ''}, {given.seeds} seeds: mean [95 % t-interval]")
-        for key, values in measure(name, settings, cohort, given.seeds, given.device).items():
-            print(f"  {key:28s} {interval(values)}", flush=True)
+    print(_line("", list(FIGURES), ["kept", "fit s", "verdict"]))
+    for name in given.generators:
+        chosen = {**spec.generators.get(name, {}), **settings[name]}
+        drawn, seconds = [], 0.0
+        for k in range(given.seeds):
+            model = generator_class(name)(chosen)
+            begun = perf_counter()
+            model.fit(parts.train, seed=derive_seed("benchmark", name, k))
+            seconds += perf_counter() - begun
+            drawn.append(model.sample(parts.train.n_rows, seed=derive_seed("benchmark", name, k, "draw")))
+        results = run_evaluation(parts, drawn, references=references, **how).results
+        verdict = judge(results, spec.gate, references=references, tasks=spec.tasks)
+        kept = headline(results, "fid.joint.detect_auc")
+        more = ["" if kept is None or kept.score is None else f"{kept.score:.0%}", f"{seconds / given.seeds:.1f}"]
+        print(_line(name, [_figure(results, *f) for f in FIGURES.values()], [*more, verdict.status]), flush=True)
+    for name, rows in references.items():
+        print(_line(name, [_figure(rows, *f) for f in FIGURES.values()], []))
+
+
+def _figure(results: list[MetricResult], metric: str, task: str) -> str:
+    from pipeline.evaluation.protocol import headline
+
+    row = headline(results, metric, key1=task)
+    if row is None or row.value is None:
+        return "n. e."
+    return f"{row.value:.3f}" if row.se is None else f"{row.value:.3f} ±{1.96 * row.se:.3f}"
+
+
+def _line(name: str, figures: list[str], more: list[str]) -> str:
+    return f"{name:16}" + "".join(f"{f:>15}" for f in figures) + "".join(f"{m:>13}" for m in more)
 
 
 if __name__ == "__main__":
