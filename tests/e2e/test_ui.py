@@ -11,6 +11,11 @@ from urllib.parse import quote
 
 import pytest
 from e2e_home import cohortloom
+from selenium.common.exceptions import (
+    ElementClickInterceptedException,
+    NoSuchElementException,
+    StaleElementReferenceException,
+)
 from selenium.webdriver import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -18,7 +23,6 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
-    from selenium.webdriver.remote.webelement import WebElement
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 MONTH = "2026-03-01"
@@ -35,8 +39,38 @@ def wait_for(browser: Chrome, words: str, seconds: float = 60) -> None:
     )
 
 
-def button(browser: Chrome, label: str) -> WebElement:
-    return next(b for b in browser.find_elements(By.TAG_NAME, "button") if b.text.strip().startswith(label))
+def press(browser: Chrome, label: str, *, shift: bool = False) -> None:
+    """Click the button whose words begin with `label`; the page may draw it anew between finding and clicking."""
+
+    def attempt(b: Chrome) -> bool:
+        for found in b.find_elements(By.TAG_NAME, "button"):
+            words = found.text.strip()
+            if words in (label, f"{label}…"):
+                if shift:
+                    ActionChains(b).key_down(Keys.SHIFT).click(found).key_up(Keys.SHIFT).perform()
+                else:
+                    found.click()
+                return True
+        return False
+
+    redrawn = [StaleElementReferenceException, ElementClickInterceptedException]
+    WebDriverWait(browser, 60, ignored_exceptions=redrawn).until(attempt, f"there is no button '{label}'")
+
+
+def choose_partition(browser: Chrome, key: str) -> None:
+    """Type a partition into the launchpad's field and take it."""
+
+    def attempt(b: Chrome) -> bool:
+        field = b.find_element(By.CSS_SELECTOR, "input[placeholder='Partition']")
+        field.click()
+        field.send_keys(Keys.CONTROL, "a")
+        field.send_keys(key)
+        time.sleep(1)  # the list of suggestions is filtered while one types
+        field.send_keys(Keys.ENTER)
+        return b.find_element(By.CSS_SELECTOR, "input[placeholder='Partition']").get_attribute("value") == key
+
+    redrawn = [StaleElementReferenceException, ElementClickInterceptedException, NoSuchElementException]
+    WebDriverWait(browser, 60, ignored_exceptions=redrawn).until(attempt, "the partition could not be chosen")
 
 
 def screenshot(browser: Chrome, name: str) -> None:
@@ -58,20 +92,18 @@ def test_a_partition_is_materialised_from_the_launchpad(browser: Chrome, ui: str
     browser.get(page)
     wait_for(browser, "Materialize…")
 
-    ActionChains(browser).key_down(Keys.SHIFT).click(button(browser, "Materialize")).key_up(Keys.SHIFT).perform()
+    press(browser, "Materialize", shift=True)
     # No plain table was ever delivered to this home, so Dagster asks whether one is sure.
     wait_for(browser, "upstream assets listed below have not been materialized")
-    button(browser, "Confirm").click()
+    press(browser, "Confirm")
     wait_for(browser, "Launchpad (configure assets)")
     wait_for(browser, "No errors")
-    field = browser.find_element(By.CSS_SELECTOR, "input[placeholder='Partition']")
-    field.click()
-    field.send_keys(PARTITION)
-    time.sleep(1)  # the list of suggestions is filtered while one types
-    field.send_keys(Keys.ENTER)
+    choose_partition(browser, PARTITION)
     screenshot(browser, "launchpad")
-    [launch] = [b for b in browser.find_elements(By.TAG_NAME, "button") if b.text.strip() == "Materialize"]
-    launch.click()
+    # The button of the page behind ends in an ellipsis and stands first, under the dialog.
+    WebDriverWait(browser, 30, ignored_exceptions=[StaleElementReferenceException]).until(
+        lambda b: [x.click() or True for x in b.find_elements(By.TAG_NAME, "button") if x.text.strip() == "Materialize"]
+    )
 
     def made(b: Chrome) -> bool:
         b.get(page)
