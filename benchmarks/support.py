@@ -113,7 +113,9 @@ def _figure(results: list[MetricResult], metric: str, task: str) -> str:
     row = headline(results, metric, key1=task)
     if row is None or row.value is None:
         return "n. e."
-    return f"{row.value:.3f}" if row.se is None else f"{row.value:.3f} ±{1.96 * row.se:.3f}"
+    if row.ci_lo is None or row.ci_hi is None:
+        return f"{row.value:.3f}"
+    return f"{row.value:.3f} ±{(row.ci_hi - row.ci_lo) / 2:.3f}"
 
 
 def _line(name: str, figures: list[str], more: list[str]) -> str:
