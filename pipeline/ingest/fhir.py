@@ -231,7 +231,7 @@ def _split(work: _Work, parts: list[FilePart], sizes: list[int]) -> None:
 
 def _lines_before(pieces: list[Pieces]) -> dict[tuple[int, int], int]:
     """How many lines of its file stand before each part."""
-    counts = {where: count for piece in pieces for where, count in piece.lines.items()}
+    counts = dict(pair for piece in pieces for pair in piece.lines)
     before: dict[tuple[int, int], int] = {}
     for number, part in sorted(counts):
         before[number, part] = before[number, part - 1] + counts[number, part - 1] if part else 0

@@ -7,7 +7,6 @@ Clean lines carry `"_at":"<file>:<part>:<line>"` in front, so that a record can 
 from __future__ import annotations
 
 import json
-import pickle
 import re
 import sys
 from collections import Counter
@@ -70,7 +69,7 @@ class Pieces:
     Attributes:
         files: The clean NDJSON files.
         records: Records seen, by FilePart (number, part).
-        lines: Lines seen, by FilePart (number, part).
+        lines: Lines seen: FilePart (number, part) and count.
         not_modelled: Records of types without a table.
         rejects: Records set aside; lines count from the start of their span.
         versions: File number to what its first records say of the FHIR version.
@@ -79,7 +78,7 @@ class Pieces:
 
     files: list[CleanFile] = field(default_factory=list)
     records: int = 0
-    lines: dict[tuple[int, int], int] = field(default_factory=dict)
+    lines: list[tuple[tuple[int, int], int]] = field(default_factory=list)
     not_modelled: Counter[str] = field(default_factory=Counter)
     rejects: list[tuple[int, int, Rejected]] = field(default_factory=list)
     versions: dict[int, Counter[str]] = field(default_factory=dict)
@@ -187,7 +186,7 @@ def _split_lines(part: FilePart, source: Iterator[Line], pieces: Pieces, writer:
     if part.cut and not cut_noted:
         pieces.records += 1
         _reject(part, last + 1, "", "gzip_truncated", b"", pieces)
-    pieces.lines[(part.number, part.part)] = last
+    pieces.lines.append(((part.number, part.part), last))
 
 
 def _is_utf8(data: bytes) -> bool:
@@ -336,12 +335,11 @@ def _resolve_links(resource: dict[str, Any], keys: dict[str, str]) -> None:
 
 
 def main(answer: str) -> None:
-    """Take a pickled `(parts, folder, job)` from stdin, leave the pickled `Pieces` in the file `answer`.
+    """Take a question as JSON from stdin, leave the `Pieces` as JSON in the file `answer` (see `fhir_work`)."""
+    from pipeline.ingest.fhir_work import ANSWER, QUESTION
 
-    Pickle only ever passes between this process and the one that started it.
-    """
-    parts, folder, job = pickle.load(sys.stdin.buffer)
-    Path(answer).write_bytes(pickle.dumps(split(parts, folder, job)))
+    parts, folder, job = QUESTION.validate_json(sys.stdin.buffer.read())
+    Path(answer).write_bytes(ANSWER.dump_json(split(parts, folder, job)))
 
 
 if __name__ == "__main__":

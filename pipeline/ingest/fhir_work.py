@@ -7,16 +7,23 @@ a main guard would start itself again).
 from __future__ import annotations
 
 import os
-import pickle
 import subprocess
 import sys
 from pathlib import Path
+
+from pydantic import TypeAdapter
 
 from pipeline.errors import InputError
 from pipeline.ingest.fhir_split import FilePart, Pieces, split
 
 ALONE = 48 * 1024 * 1024
 """Bytes up to which a process of its own is not worth its start."""
+
+
+QUESTION: TypeAdapter[tuple[list[FilePart], Path, int]] = TypeAdapter(tuple[list[FilePart], Path, int])
+"""What a process is asked, as JSON: its parts, the folder of the clean files, the number of the job."""
+ANSWER = TypeAdapter(Pieces)
+"""What it answers, as JSON."""
 
 
 def split_all(parts: list[FilePart], sizes: list[int], folder: Path, *, processes: int) -> list[Pieces]:
@@ -50,7 +57,7 @@ def split_all(parts: list[FilePart], sizes: list[int], folder: Path, *, processe
             stdin=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": path},
         )
-        started.append((process, answer, pickle.dumps((job, folder, number))))
+        started.append((process, answer, QUESTION.dump_json((job, folder, number))))
     try:
         for process, _, question in started:
             assert process.stdin is not None
@@ -67,4 +74,4 @@ def split_all(parts: list[FilePart], sizes: list[int], folder: Path, *, processe
             f"{sum(map(bool, codes))} of {len(codes)} reading processes ended with code {next(filter(None, codes))}.",
             todo="If it was killed for memory, deliver large bundles in smaller files or as NDJSON.",
         )
-    return [pickle.loads(answer.read_bytes()) for _, answer, _ in started]
+    return [ANSWER.validate_json(answer.read_bytes()) for _, answer, _ in started]
