@@ -75,7 +75,7 @@ def _frame(cells: dg.MultiPartitionsDefinition) -> dg.AssetChecksDefinition:
     )
     @guarded
     def frame(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> dg.AssetCheckResult:
-        from pipeline.features.tables import read_features
+        from pipeline.features.stored import read_features
         from pipeline.workflow.structure import training_frame, violations
 
         store = lake.open()

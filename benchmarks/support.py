@@ -38,7 +38,7 @@ def load_support(folder: Path) -> tuple[Cohort, CohortSpec]:
     """The cohort `support` as `cohortloom deliver` and `run` make it, in a home of its own."""
     from pipeline.features.spec import BUILT_IN_COHORTS, load_book
     from pipeline.features.split import ENVIRONMENT, PUBLISHED_KEY
-    from pipeline.features.tables import read_features
+    from pipeline.features.stored import read_features
     from pipeline.ingest.delivery import hand_over
     from pipeline.store.home import Home
     from pipeline.store.lake import Lake

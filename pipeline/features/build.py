@@ -21,7 +21,8 @@ from pipeline.features.merge import RawDelivery, add_events, month_days, open_vi
 from pipeline.features.query import place, run_sql, sql_text
 from pipeline.features.spec import ColumnSpec
 from pipeline.features.split import assign, check_key, fingerprint, row_subjects, split_key
-from pipeline.features.tables import TableTarget, take_subject, write_cohort
+from pipeline.features.stored import TableTarget, write_cohort
+from pipeline.features.tables import take_subject
 from pipeline.store.connection import identifier
 from pipeline.store.hashing import sha256_bytes, sha256_json
 

@@ -135,7 +135,7 @@ def add_events(
     They are made anew from the views and not read from the events of the single deliveries, which hold superseded
     versions and what comes after the end of the month.
     """
-    from pipeline.features.tables import FolderTarget
+    from pipeline.features.stored import FolderTarget
     from pipeline.ingest.events import build_events
 
     lake.home.spill.mkdir(exist_ok=True)

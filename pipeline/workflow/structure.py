@@ -12,7 +12,8 @@ import numpy as np
 
 from pipeline.errors import StoreError
 from pipeline.features.schema import TableSchema
-from pipeline.features.tables import read_beside, read_schema
+from pipeline.features.stored import read_beside
+from pipeline.features.tables import read_schema
 from pipeline.workflow.record import Record
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import numpy as np
 
 from pipeline.errors import ConfigError, StoreError
 from pipeline.features.cohort import Cohort
-from pipeline.features.tables import read_features, write_cohort
+from pipeline.features.stored import read_features, write_cohort
 from pipeline.store.disk import full_disk
 from pipeline.store.hashing import canonical_json
 from pipeline.workflow.record import OK, Record, out_of_memory
@@ -172,7 +172,7 @@ def sample_step(lake: Lake, cell: Cell, generator: str, *, run_id: str = "") -> 
 
 def synthetic_replicates(lake: Lake, version: Version) -> list[Cohort]:
     """The synthetic cohorts of a version, one a replicate, in order."""
-    from pipeline.features.tables import read_beside
+    from pipeline.features.stored import read_beside
 
     whole = read_whole(lake, version)
     beside = read_beside(lake.tables.path(version, "subjects").parent)

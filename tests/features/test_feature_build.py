@@ -16,7 +16,7 @@ from pipeline.features.build import CohortInputs, build_features, gather_inputs,
 from pipeline.features.schema import TableSchema
 from pipeline.features.spec import ColumnSpec, SourceSpec, TaskSpec
 from pipeline.features.split import PUBLISHED_KEY, assign, fingerprint
-from pipeline.features.tables import read_features
+from pipeline.features.stored import read_features
 
 if TYPE_CHECKING:
     from pipeline.features.build import Built

@@ -15,18 +15,8 @@ from scipy.sparse import csr_matrix, random_array
 from pipeline.errors import ConfigError, InputError, NotFoundError, StoreError
 from pipeline.features.cohort import Cohort
 from pipeline.features.schema import CodeBlock, Column, TableSchema
-from pipeline.features.tables import (
-    as_cohort,
-    cohort_from_file,
-    read_beside,
-    read_cohort,
-    read_features,
-    read_schema,
-    read_table,
-    schema_json,
-    write_cohort,
-    write_table,
-)
+from pipeline.features.stored import read_beside, read_cohort, read_features, schema_json, write_cohort
+from pipeline.features.tables import as_cohort, cohort_from_file, read_schema, read_table, write_table
 
 CANARY = "Zebulon-Quartermain-4711"
 
