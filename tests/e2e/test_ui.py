@@ -30,7 +30,8 @@ PARTITION = f"demo|{MONTH}"
 
 
 def text(browser: Chrome) -> str:
-    return str(browser.execute_script("return document.body.innerText"))
+    # Between two pages there is no body for a moment.
+    return str(browser.execute_script("return document.body ? document.body.innerText : ''"))
 
 
 def wait_for(browser: Chrome, words: str, seconds: float = 60) -> None:
@@ -39,13 +40,16 @@ def wait_for(browser: Chrome, words: str, seconds: float = 60) -> None:
     )
 
 
-def press(browser: Chrome, label: str, *, shift: bool = False) -> None:
-    """Click the button whose words begin with `label`; the page may draw it anew between finding and clicking."""
+def press(browser: Chrome, label: str, *, shift: bool = False, ellipsis: bool = True) -> None:
+    """Click the first button with the words `label` (or `label…`); the page may draw it anew between finding and clicking.
+
+    Nothing is looked at after the click: what stood in the page before may be gone by then.
+    """
+    wanted = (label, f"{label}…") if ellipsis else (label,)
 
     def attempt(b: Chrome) -> bool:
         for found in b.find_elements(By.TAG_NAME, "button"):
-            words = found.text.strip()
-            if words in (label, f"{label}…"):
+            if found.text.strip() in wanted:
                 if shift:
                     ActionChains(b).key_down(Keys.SHIFT).click(found).key_up(Keys.SHIFT).perform()
                 else:
@@ -101,16 +105,14 @@ def test_a_partition_is_materialised_from_the_launchpad(browser: Chrome, ui: str
     choose_partition(browser, PARTITION)
     screenshot(browser, "launchpad")
     # The button of the page behind ends in an ellipsis and stands first, under the dialog.
-    WebDriverWait(browser, 30, ignored_exceptions=[StaleElementReferenceException]).until(
-        lambda b: [x.click() or True for x in b.find_elements(By.TAG_NAME, "button") if x.text.strip() == "Materialize"]
-    )
+    press(browser, "Materialize", ellipsis=False)
 
     def made(b: Chrome) -> bool:
         b.get(page)
         time.sleep(3)
         return "Latest materialization\nNone" not in text(b) and "deliveries" in text(b)
 
-    WebDriverWait(browser, 150, poll_frequency=2).until(made, "the partition was not materialised")
+    WebDriverWait(browser, 300, poll_frequency=2).until(made, "the partition was not materialised")
     screenshot(browser, "materialised")
     assert "Materialized (1)" in text(browser)
 
