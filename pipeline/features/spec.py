@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from pipeline.errors import ConfigError, NotFoundError, nearest
 from pipeline.features.schema import Column, DType, Kind, Level, Resolution, Role
+from pipeline.privacy.spec import PrivacyPolicy
 
 Format = Literal["fhir", "table"]
 BUILT_IN_COHORTS = Path(__file__).resolve().parents[2] / "cohorts"
@@ -34,6 +36,11 @@ class SourceSpec(BaseModel):
     )
     quarantine_limit: float = Field(
         default=0.05, ge=0, le=1, description="Share of quarantined records above which a delivery is refused."
+    )
+    person: str | None = Field(
+        default=None,
+        description="Column that says in every table of a plain-table source who a row belongs to; needed to erase a "
+        "person. FHIR needs none: resources name their patient.",
     )
     split_key: Literal["own", "published"] = Field(
         default="own",
@@ -115,8 +122,34 @@ class ReleaseSpec(BaseModel):
     model_config = ConfigDict(extra="forbid")
     generator: str | None = Field(default=None, description="Generator whose candidate would be published.")
     formats: list[Literal["parquet", "csv"]] = Field(default=["parquet", "csv"], description="File formats.")
-    rows: int | None = Field(default=None, ge=1, description="Rows to publish; default as many as in training.")
+    rows: int | None = Field(
+        default=None,
+        ge=1,
+        description="Rows to publish, at most as many as were judged (those in training); default all of them.",
+    )
     mode: Literal["manual", "auto"] = Field(default="manual", description="Signed by people, or by the gate alone.")
+    roles: dict[str, list[str]] = Field(
+        default_factory=lambda: dict[str, list[str]](privacy_officer=[]),
+        description="Roles that must sign in mode manual, each with the names of those who hold it (empty: anybody "
+        "who says so). Several roles are signed by different people.",
+    )
+
+    @model_validator(mode="after")
+    def _signable(self) -> ReleaseSpec:
+        if self.mode == "manual" and not self.roles:
+            raise ValueError("mode: manual needs at least one role that signs")
+        for role in self.roles:
+            if not re.fullmatch(r"[a-z][a-z0-9_]{0,49}", role):
+                raise ValueError(f"role '{role}' must be lower-case letters, digits and _")
+        return self
+
+
+class ScheduleSpec(BaseModel):
+    """What the monthly schedule does with a cohort."""
+
+    model_config = ConfigDict(extra="forbid")
+    enabled: bool = Field(default=True, description="Is the cohort made every month?")
+    always: bool = Field(default=False, description="Also where its inputs are unchanged since the month made before?")
 
 
 class CohortSpec(BaseModel):
@@ -153,12 +186,19 @@ class CohortSpec(BaseModel):
     evaluation: EvaluationSpec = Field(default_factory=EvaluationSpec, description="How thoroughly to judge.")
     gate: GateSpec = Field(default_factory=GateSpec, description="Thresholds of the verdict.")
     release: ReleaseSpec = Field(default_factory=ReleaseSpec, description="The candidate fixed before evaluation.")
+    privacy: PrivacyPolicy = Field(
+        default_factory=PrivacyPolicy, description="Differential privacy asked of trainings, and the cohort's budget."
+    )
+    schedule: ScheduleSpec = Field(default_factory=ScheduleSpec, description="What the monthly schedule does with it.")
     folder: Path = Field(default=Path(), exclude=True, description="Folder of the YAML; set on loading.")
 
     @model_validator(mode="after")
     def _complete(self) -> CohortSpec:
         if self.subject == "row" and self.unit != "row":
             raise ValueError("subject: row needs unit: row")
+        for name in [*self.privacy.trainings, *([self.release.generator] if self.release.generator else [])]:
+            if name not in self.generators:
+                raise ValueError(f"generator '{name}' is named but not enabled under `generators`")
         return self
 
     @property
@@ -284,6 +324,7 @@ __all__ = [
     "EvaluationSpec",
     "GateSpec",
     "ReleaseSpec",
+    "ScheduleSpec",
     "SourceSpec",
     "TaskSpec",
     "cohort_folders",

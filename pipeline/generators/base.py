@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.errors import ConfigError, nearest
+from pipeline.privacy.spec import PrivacySpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -56,14 +57,6 @@ class GeneratorConfig(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             raise ConfigError(f"Setting '{'.'.join(map(str, first['loc']))}': {first['msg']}.") from error
-
-
-class PrivacySpec(BaseModel):
-    """The differential privacy that is asked of a training."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    epsilon: float
-    delta: float
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
     <root>/<stream>/e-<time>-<uuid>.json        one immutable file an entry
 
 An entry appears whole or not at all and is never replaced; many processes may append at once. Who must read and
-then append as one step (reserve a budget) does both under `lock`.
+then append as one step (reserve a budget, sign what was reviewed) uses `transact`.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import ConfigError, StoreError
 from pipeline.store.disk import locked, make_folders, storage_errors, sync_folder, write_new
 from pipeline.store.hashing import canonical_json
-from pipeline.store.keys import DRAFT, asset_key
+from pipeline.store.keys import DRAFT, stream_key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 _ENTRY = re.compile(r"(e-([0-9a-f]{16})-[0-9a-f]{32})\.json")
 
 
 class Journal:
-    """Append-only streams of small JSON entries below one folder; streams are named like assets ("privacy/support")."""
+    """Append-only streams of small JSON entries below one folder, named like "privacy/support" (`keys.stream_key`)."""
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
@@ -49,9 +49,9 @@ class Journal:
         folder = self._folder(stream)
         with storage_errors(f"journal {stream}"):
             make_folders(folder)
-            stamp = max([time.time_ns(), *[int(name.split("-")[1], 16) + 1 for name in self._names(folder)]])
+            stamp = max([time.time_ns(), *[_stamp(name) + 1 for name in self._names(folder)]])
             key = f"e-{stamp:016x}-{uuid.uuid4().hex}"
-            at = datetime.now(UTC).isoformat(timespec="microseconds")
+            at = _moment(stamp).isoformat(timespec="microseconds")
             draft = folder / f"{DRAFT}{key}"
             try:
                 write_new(draft, (canonical_json({**entry, "id": key, "at": at}) + "\n").encode(), mode=0o400)
@@ -80,6 +80,31 @@ class Journal:
                     raise StoreError("A journal entry is broken.", where=f"{stream}/{name}", todo="Restore a backup.")
                 found.append(entry)
         return found
+
+    def transact(
+        self, stream: str, decide: Callable[[list[dict[str, Any]]], Mapping[str, Any] | None]
+    ) -> dict[str, Any] | None:
+        """Read a stream and append what follows from it as one step: no entry can come in between.
+
+        Args:
+            stream: Name of the stream.
+            decide: Given all entries, what to append, or None for nothing; what it raises is raised. It may be
+                called again if another writer was faster, so it must change nothing itself.
+
+        Returns:
+            The entry that was appended, with `id` and `at`; None if there was nothing to append.
+        """
+        with self.lock(stream):
+            entry = decide(self.entries(stream))
+            if entry is None:
+                return None
+            key = self.append(stream, entry)
+            return next(e for e in self.entries(stream) if e["id"] == key)
+
+    def now(self) -> datetime:
+        """The present (UTC), but never before the newest entry of any stream: a clock set back revives no waiver."""
+        newest = max((_stamp(path.name) for path in self.root.rglob("e-*.json")), default=0)
+        return max(datetime.now(UTC), _moment(newest))
 
     def streams(self) -> list[str]:
         """The streams that have at least one entry, sorted."""
@@ -113,10 +138,19 @@ class Journal:
         return removed
 
     def _folder(self, stream: str) -> Path:
-        return self.root / asset_key(stream)
+        return self.root / stream_key(stream)
 
     def _names(self, folder: Path) -> list[str]:
         try:
             return sorted(path.name for path in folder.iterdir() if _ENTRY.fullmatch(path.name))
         except FileNotFoundError:
             return []
+
+
+def _stamp(name: str) -> int:
+    """Nanoseconds since 1970 in an entry's name."""
+    return int(name.split("-")[1], 16)
+
+
+def _moment(stamp: int) -> datetime:
+    return datetime.fromtimestamp(stamp // 1000 / 1e6, tz=UTC)

@@ -35,6 +35,14 @@ def asset_key(asset: str) -> str:
     return asset
 
 
+def stream_key(stream: str) -> str:
+    """The name of a journal's stream ("release/Support") if it is a good one, else `ConfigError`."""
+    for segment in stream.split("/"):
+        if not _VALUE.fullmatch(segment) or ".." in segment:
+            raise _refusal("journal stream", stream, "letters, digits and _ . - in parts divided by /")
+    return stream
+
+
 def partition_key(partition: PartitionKey) -> dict[str, str]:
     """The partition with its dimensions in alphabetical order if all names are good, else `ConfigError`."""
     for dimension, value in partition.items():

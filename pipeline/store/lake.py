@@ -41,6 +41,7 @@ from pipeline.store.keys import (
     POINTER,
     RECORD,
     RETIRED,
+    TRASH,
     VERSION,
     PartitionKey,
     asset_key,
@@ -330,6 +331,33 @@ class VersionStore:
             if self._sound_current(where) != known[version]:
                 self._point_to(known[version])
         return known[version]
+
+    def purge(self, version: Version) -> bool:
+        """Remove a version for good, also if it is the current one (the partition then has none); was it there?
+
+        For data that must go (an erased person, a withdrawn release), not for saving space: `collect` does that.
+
+        Raises:
+            StoreError: the disk fails, or somebody holds the partition's lock for too long.
+        """
+        where = version.label
+        folder = self.root / where
+        if not folder.is_dir():
+            return False
+        with storage_errors(where), locked(folder, where=where):
+            current = self._sound_current(where)
+            if current is not None and current.version == version.version:
+                self.backend.delete(f"{where}/{POINTER}")
+                sync_folder(folder)
+            self.backend.delete(f"{where}/{RETIRED}{version.version}")
+            target = folder / version.version
+            there = target.is_dir()
+            if there:
+                hidden = folder / f"{TRASH}{uuid.uuid4().hex}"
+                target.rename(hidden)
+                sync_folder(folder)
+                remove(hidden)
+        return there
 
     def collect(self, *, keep: int = 1, grace_seconds: float = 3600.0) -> int:
         """Remove old versions and what killed writers left; gives the number of things removed.

@@ -132,3 +132,20 @@ def test_nonsense_is_refused(store: VersionStore) -> None:
         with pytest.raises(ConfigError):
             store.collect(**wrong)  # type: ignore[arg-type]
     assert store.collect() == 0
+
+
+def test_a_purged_version_is_gone_with_its_pointer(store: VersionStore) -> None:
+    first, second = commit(store, 1), commit(store, 2)
+    assert store.purge(second)
+    assert store.current(second.asset, second.partition) is None
+    assert not (folder(store) / second.version).exists()
+    assert store.purge(first)
+    assert not store.purge(first)
+    assert [p.name for p in folder(store).iterdir()] == []
+
+
+def test_purging_an_old_version_leaves_the_current_one(store: VersionStore) -> None:
+    first, second = commit(store, 1), commit(store, 2)
+    assert store.purge(first)
+    assert store.current(second.asset, second.partition) == second
+    assert store.history(second.asset, second.partition) == [second]

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -56,7 +60,7 @@ def test_an_entry_is_never_overwritten(journal: Journal, monkeypatch: pytest.Mon
 
 
 def test_bad_streams_and_entries_are_refused(journal: Journal) -> None:
-    for stream in ("", "..", "../x", "A", "a/../b", "/etc"):
+    for stream in ("", "..", "../x", "a b", "a/../b", "/etc"):
         with pytest.raises(ConfigError):
             journal.append(stream, {})
     for entry in ({"id": "mine"}, {"at": "now"}, {"loss": float("inf")}, {"x": object()}):
@@ -115,3 +119,36 @@ def test_an_error_within_the_lock_is_the_callers(journal: Journal) -> None:
         raise FileNotFoundError("the caller's")
     with journal.lock("privacy", timeout_seconds=5):
         assert journal.entries("privacy") == []
+
+
+def test_reading_and_appending_is_one_step(journal: Journal) -> None:
+
+    def count_up(entries: list[dict[str, Any]]) -> dict[str, int] | None:
+        return {"n": len(entries)} if len(entries) < 20 else None
+
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda _: journal.transact("Privacy/Support", count_up), range(40)))
+    assert sorted(entry["n"] for entry in made if entry) == list(range(20))
+    assert [entry["n"] for entry in journal.entries("Privacy/Support")] == list(range(20))
+
+
+def test_what_decides_may_refuse_and_leaves_nothing(journal: Journal) -> None:
+
+    def refuse(_: list[dict[str, Any]]) -> None:
+        raise ConfigError("No.")
+
+    with pytest.raises(ConfigError, match="No"):
+        journal.transact("a", refuse)
+    assert journal.streams() == []
+
+
+def test_a_clock_set_back_turns_no_time_back(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal.append("a", {"n": 1})
+    ahead = time.time_ns() + 40 * 86400 * 10**9
+    monkeypatch.setattr("pipeline.store.journal.time.time_ns", lambda: ahead)
+    journal.append("b", {"n": 2})
+    monkeypatch.undo()
+    assert journal.now() > datetime.now(UTC) + timedelta(days=39)
+    journal.append("b", {"n": 3})
+    before, after = journal.entries("b")
+    assert before["at"] <= after["at"]
