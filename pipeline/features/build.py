@@ -23,7 +23,7 @@ from pipeline.features.spec import ColumnSpec
 from pipeline.features.split import assign, check_key, fingerprint, row_subjects, split_key
 from pipeline.features.stored import TableTarget, write_cohort
 from pipeline.features.tables import take_subject
-from pipeline.store.connection import identifier
+from pipeline.store.connection import confine, identifier
 from pipeline.store.hashing import sha256_bytes, sha256_json
 
 if TYPE_CHECKING:
@@ -208,6 +208,7 @@ def build_features(
             own += ["events", "subjects"]
             if re.search(r"\b(events|subjects)\b", text, flags=re.IGNORECASE):
                 add_events(connection, lake, source, raw_columns, memory_limit=memory_limit)
+        confine(connection, [path for delivery in deliveries for path in delivery.tables.values()])
         result = run_sql(spec, text, connection, sorted([*raw_columns, *own]))
         counts = {f"raw/{t}": _count(connection, t) for t in raw_columns}
     finally:

@@ -81,6 +81,8 @@ def _sql_error(error: duckdb.Error, file: Path, text: str, tables: list[str]) ->
         said = f"there is no table '{unknown[1]}'"
         todo = nearest(unknown[1], tables)
         line = line or _line_of(text, unknown[1])
+    if isinstance(error, duckdb.PermissionException):
+        said, todo = "it reaches for a file", "A cohort's SQL sees the raw tables of its source and nothing else."
     if isinstance(error, duckdb.OutOfMemoryException):
         said, todo = "it needs more memory than it was given", "Raise the memory limit, or select less."
     return ConfigError(f"{kind}: {said.rstrip('.!')}.", where=place(file, line), todo=todo)

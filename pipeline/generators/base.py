@@ -110,6 +110,8 @@ class Generator(ABC):
     code_version: ClassVar[str] = "1"
     """Raise it when the same settings and seed would give other rows."""
     uses_gpu: ClassVar[bool] = False
+    copies_patients: ClassVar[bool] = False
+    """Gives training rows back as they are: a baseline that must fail on privacy."""
     kinds: ClassVar[tuple[str, ...]] = ("numpy",)
 
     def __init__(self, config: GeneratorConfig | Mapping[str, Any] | None = None) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 BUILT_IN: dict[str, str] = {
     "independent": "pipeline.generators.independent:Independent",
     "gaussian_copula": "pipeline.generators.gaussian_copula:GaussianCopula",
+    "bootstrap": "pipeline.generators.bootstrap:Bootstrap",
     "vae": "pipeline.generators.vae:VAE",
 }
 

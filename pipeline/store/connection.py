@@ -20,7 +20,7 @@ from pipeline.errors import ConfigError, NotFoundError, StoreError
 from pipeline.store.disk import hold, locked, make_folders, release, remove, storage_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     import duckdb
 
@@ -85,6 +85,17 @@ def connect(
         connection.close()
         raise
     return connection
+
+
+def confine(connection: duckdb.DuckDBPyConnection, files: Iterable[Path]) -> None:
+    """From here on the connection reads these files, writes none but its spill, and lets nobody change a setting.
+
+    For SQL that others wrote: it can read no other file, attach no database and load no extension.
+    """
+    allowed = ", ".join(literal(path) for path in files)
+    connection.execute(f"SET allowed_paths = [{allowed}]").fetchall()
+    connection.execute("SET enable_external_access = false").fetchall()
+    connection.execute("SET lock_configuration = true").fetchall()
 
 
 def literal(text: str | Path) -> str:
