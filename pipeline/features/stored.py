@@ -85,7 +85,7 @@ def write_cohort(cohort: Cohort, target: TableTarget | Path, extra: Mapping[str,
     for block in cohort.schema.blocks:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", block.name):
             raise ConfigError("A code block's name must be usable as a file name.", where=f"block {block.name}")
-        into.add_table(f"block_{block.name}", _long(cohort.blocks[block.name], block.vocabulary))
+        into.add_table(f"block_{block.name}", block_table(cohort.blocks[block.name], block.vocabulary))
     into.file("schema.json").write_text(schema_json(cohort.schema), encoding="utf-8")
 
 
@@ -121,7 +121,7 @@ def read_beside(folder: Path) -> pa.Table:
 
 def read_features(store: VersionStore, version: Version) -> Cohort:
     """The cohort in a committed version of `features` or `synthetic/<generator>`."""
-    return read_cohort(store.path(version, "schema.json").parent)
+    return read_cohort(store.folder(version))
 
 
 def schema_json(schema: TableSchema) -> str:
@@ -138,11 +138,7 @@ def read_parquet(source: Path | object) -> pa.Table:
         return file.read()
 
 
-def _strings(table: pa.Table, name: str) -> np.ndarray:
-    return np.array(table.column(name).to_pylist(), dtype=str)
-
-
-def _long(matrix: csr_matrix, vocabulary: list[str]) -> pa.Table:
+def block_table(matrix: csr_matrix, vocabulary: list[str]) -> pa.Table:
     """A sparse block as (row, code, value), by row and then by place in the vocabulary; zeros are left out."""
     whole = matrix.tocoo(copy=True)
     whole.sum_duplicates()
@@ -158,6 +154,10 @@ def _long(matrix: csr_matrix, vocabulary: list[str]) -> pa.Table:
             "value": pa.array(whole.data[keep].astype(np.int32)),
         }
     )
+
+
+def _strings(table: pa.Table, name: str) -> np.ndarray:
+    return np.array(table.column(name).to_pylist(), dtype=str)
 
 
 def _sparse(long: pa.Table, vocabulary: list[str], rows: int) -> csr_matrix:

@@ -11,6 +11,7 @@ import fcntl
 import os
 import random
 import shutil
+import stat
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -115,6 +116,18 @@ def remove(path: Path) -> None:
         shutil.rmtree(path, onerror=tolerate)
     else:
         path.unlink(missing_ok=True)
+
+
+def size(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder; what goes meanwhile does not count."""
+    total = 0
+    for entry in [path, *path.rglob("*")]:
+        try:
+            found = entry.lstat()
+        except FileNotFoundError:
+            continue
+        total += found.st_size if stat.S_ISREG(found.st_mode) else 0
+    return total
 
 
 def hold(folder: Path) -> int | None:

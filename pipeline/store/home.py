@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import StoreError
+
+OTHERS = 0o077
+"""Permission bits of everybody but the owner."""
+PROBE = ".probe-"
+_told: set[Path] = set()
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,11 @@ class Home:
         return self.root / "spill"
 
     @property
+    def cache(self) -> Path:
+        """Local copies of what lies on an object store, and drafts on their way there; may be deleted at rest."""
+        return self.root / "cache"
+
+    @property
     def split_key(self) -> Path:
         """The secret that keys the split."""
         return self.root / "split.key"
@@ -65,14 +76,29 @@ class Home:
         """The read-only DuckDB catalogue for notebooks and BI."""
         return self.root / "catalog.duckdb"
 
+    @property
+    def parts(self) -> tuple[Path, ...]:
+        """The folders that every home has."""
+        return self.landing, self.lake, self.models, self.reports, self.journal, self.dagster
+
     def ensure(self) -> Home:
-        """Make the folder and its parts; raises `StoreError` if it cannot be written."""
+        """Make the folder and its parts, for the owner only; one that others can read is warned of, once a process.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
         try:
             if not self.root.exists():
                 self.root.mkdir(parents=True, mode=0o700)
-            for part in (self.landing, self.lake, self.models, self.reports, self.journal, self.dagster):
-                part.mkdir(exist_ok=True)
-            probe = self.root / f".probe-{os.getpid()}"
+            if self.root.stat().st_mode & OTHERS and self.root not in _told:
+                _told.add(self.root)
+                warnings.warn(
+                    f"{self.root} holds patient data and other users can read it: run `cohortloom doctor --fix`.",
+                    stacklevel=2,
+                )
+            for part in self.parts:
+                part.mkdir(mode=0o700, exist_ok=True)
+            probe = self.root / f"{PROBE}{os.getpid()}"
             probe.write_bytes(b"cohortloom")
             probe.unlink()
         except OSError as error:

@@ -59,7 +59,7 @@ def structure_of(lake: Lake, version: Version, *, like: TableSchema | None = Non
         lake.tables.verify(version)
     except StoreError as error:
         return Structure(intact=str(error))
-    folder = lake.tables.path(version, "schema.json").parent
+    folder = lake.tables.folder(version)
     own = read_schema(folder / "schema.json")
     stored = version.files["data"]
     fault = (

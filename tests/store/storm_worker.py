@@ -23,14 +23,20 @@ import pyarrow as pa
 from pipeline.store.home import Home
 from pipeline.store.lake import Lake, Version, VersionStore
 
-PARTITIONS = 50
-WRITERS = 8
-ROUNDS = 6
+PARTITIONS = int(os.environ.get("STORM_PARTITIONS", "50"))
+WRITERS = int(os.environ.get("STORM_WRITERS", "8"))
+ROUNDS = int(os.environ.get("STORM_ROUNDS", "6"))
 CONTESTED = {"cohort": "contested"}
-GRACE_SECONDS = 1.5
+GRACE_SECONDS = float(os.environ.get("STORM_GRACE_SECONDS", "1.5"))
 JOURNAL_PROCESSES = 4
-ENTRIES_EACH = 40
-KILLS = 40
+ENTRIES_EACH = int(os.environ.get("STORM_ENTRIES", "40"))
+KILLS = int(os.environ.get("STORM_KILLS", "40"))
+KILL_WITHIN_SECONDS = float(os.environ.get("STORM_KILL_WITHIN", "0.06"))
+
+
+def over(home: Home) -> bool:
+    """Whether the storm is over; processes with homes of their own look beside them."""
+    return any((folder / "over").exists() for folder in (home.root, home.root.parent))
 
 
 def partition(index: int) -> dict[str, str]:
@@ -90,7 +96,7 @@ def read(home: Home, seed: int) -> dict[str, object]:
     """Read single versions, and all current ones through DuckDB, until the storm is over."""
     lake, chance = Lake(home), random.Random(seed)
     reads, late, problems = 0, 0, []
-    while not (home.root / "over").exists():
+    while not over(home):
         time.sleep(0.02)
         started = time.monotonic()
         try:
@@ -123,21 +129,20 @@ def through_duckdb(lake: Lake, versions: list[Version]) -> None:
 
 def collect(home: Home) -> dict[str, object]:
     store, removed = Lake(home).tables, 0
-    while not (home.root / "over").exists():
+    while not over(home):
         removed += store.collect(keep=1, grace_seconds=GRACE_SECONDS)
         time.sleep(0.05)
     return {"removed": removed}
 
 
 def journal(home: Home, index: int) -> dict[str, object]:
-    """Append freely, and draw tickets: read the highest and add the next as one step under the lock."""
+    """Append freely, and draw tickets: count those drawn and add the next as one step."""
     diary, free, tickets = Lake(home).journal, [], []
     for number in range(ENTRIES_EACH // 2):
         free.append(diary.append("privacy/storm", {"writer": index, "number": number}))
-        with diary.lock("tickets"):
-            ticket = len(diary.entries("tickets"))
-            diary.append("tickets", {"ticket": ticket})
-        tickets.append(ticket)
+        drawn = diary.transact("tickets", lambda entries: {"ticket": len(entries)})
+        assert drawn is not None
+        tickets.append(drawn["ticket"])
     return {"free": free, "tickets": tickets}
 
 
@@ -155,7 +160,7 @@ def kill(home: Home, seed: int) -> dict[str, object]:
         os.close(writer)
         with os.fdopen(reader) as lines:
             first = lines.readline()
-            time.sleep(chance.uniform(0, 0.06))
+            time.sleep(chance.uniform(0, KILL_WITHIN_SECONDS))
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
             for line in [first, *lines]:

@@ -26,6 +26,7 @@ MONTH = {"cohort": "support", "month": "2026-10-01"}
 
 @pytest.fixture
 def store(tmp_path: Path) -> VersionStore:
+    """For tests that look behind the store's back, and for what has nothing to do with the place."""
     return VersionStore(tmp_path / "lake")
 
 
@@ -45,8 +46,8 @@ def parquet_bytes() -> bytes:
     return stream.getvalue().to_pybytes()
 
 
-def test_what_is_committed_is_read(store: VersionStore) -> None:
-    with store.draft("model/vae", MONTH) as draft:
+def test_what_is_committed_is_read(any_store: VersionStore) -> None:
+    with any_store.draft("model/vae", MONTH) as draft:
         draft.add_table("data", table(3))
         draft.file("report.html").write_text("<p>report</p>")
         (draft.folder("replicate-0") / "model.json").write_text("{}")
@@ -57,8 +58,8 @@ def test_what_is_committed_is_read(store: VersionStore) -> None:
             info={"status": "ok", "rows": np.int64(5), "pair": (1, 2.5)},
             run_id="run-1",
         )
-    assert store.resolve("model/vae", {"month": "2026-10-01", "cohort": "support"}) == version
-    assert store.current("model/vae", MONTH) == version
+    assert any_store.resolve("model/vae", {"month": "2026-10-01", "cohort": "support"}) == version
+    assert any_store.current("model/vae", MONTH) == version
     assert version.partition == MONTH
     assert version.label == "model/vae/cohort=support/month=2026-10-01"
     assert sorted(version.files) == ["data", "replicate-0/model.json", "replicate-0/shards/part", "report.html"]
@@ -68,37 +69,39 @@ def test_what_is_committed_is_read(store: VersionStore) -> None:
     assert version.info == {"status": "ok", "rows": 5, "pair": [1, 2.5]}
     assert version.inputs == {"features/cohort=support/month=2026-10-01": "ab" * 32}
     assert version.run_id == "run-1"
-    assert store.read(version) == table(3)
-    assert store.read(version, "replicate-0/shards/part") == table(4, 2)
-    assert store.path(version, "report.html").read_text() == "<p>report</p>"
-    assert store.path(version, "data").suffix == ".parquet"
-    assert (store.path(version, "replicate-0") / "model.json").is_file()
+    assert any_store.read(version) == table(3)
+    assert any_store.read(version, "replicate-0/shards/part") == table(4, 2)
+    assert any_store.path(version, "report.html").read_text() == "<p>report</p>"
+    assert any_store.path(version, "data").suffix == ".parquet"
+    assert (any_store.path(version, "replicate-0") / "model.json").is_file()
     for stored in version.files.values():
-        path = store.path(version, stored.name)
+        path = any_store.path(version, stored.name)
         assert (stored.sha256, stored.bytes) == (sha256_file(path), path.stat().st_size)
-    store.verify(version)
+    any_store.verify(version)
 
 
-def test_an_unpartitioned_asset_and_its_children_keep_apart(store: VersionStore) -> None:
-    plain = commit(store, 1, {}, "model")
-    child = commit(store, 2, {}, "model/vae")
-    assert store.resolve("model", {}) == plain
-    assert store.resolve("model/vae", {}) == child
-    assert store.assets() == ["model", "model/vae"]
-    assert store.partitions("model") == [{}]
+def test_an_unpartitioned_asset_and_its_children_keep_apart(any_store: VersionStore) -> None:
+    plain = commit(any_store, 1, {}, "model")
+    child = commit(any_store, 2, {}, "model/vae")
+    assert any_store.resolve("model", {}) == plain
+    assert any_store.resolve("model/vae", {}) == child
+    assert any_store.assets() == ["model", "model/vae"]
+    assert any_store.partitions("model") == [{}]
 
 
-def test_partitions_and_assets_are_those_with_a_pointer(store: VersionStore) -> None:
+def test_partitions_and_assets_are_those_with_a_pointer(any_store: VersionStore) -> None:
     for cohort in ("b", "a"):
         for month in ("2026-02-01", "2026-01-01"):
-            commit(store, 0, {"cohort": cohort, "month": month})
-    commit(store, 0, {"delivery": "synthea--2026-10-31"}, "raw/fhir")
-    with store.draft("features", {"cohort": "c", "month": "2026-01-01"}) as draft:
+            commit(any_store, 0, {"cohort": cohort, "month": month})
+    commit(any_store, 0, {"delivery": "synthea--2026-10-31"}, "raw/fhir")
+    with any_store.draft("features", {"cohort": "c", "month": "2026-01-01"}) as draft:
         draft.add_table("data", table())  # never committed
-    assert store.partitions("features") == [{"cohort": c, "month": f"2026-0{m}-01"} for c in ("a", "b") for m in (1, 2)]
-    assert store.assets() == ["features", "raw/fhir"]
-    assert store.partitions("nothing") == []
-    assert VersionStore(store.root / "absent").assets() == []
+    assert any_store.partitions("features") == [
+        {"cohort": c, "month": f"2026-0{m}-01"} for c in ("a", "b") for m in (1, 2)
+    ]
+    assert any_store.assets() == ["features", "raw/fhir"]
+    assert any_store.partitions("nothing") == []
+    assert VersionStore(any_store.root / "absent").assets() == []
 
 
 def test_listing_reads_no_file(store: VersionStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,16 +116,16 @@ def test_listing_reads_no_file(store: VersionStore, monkeypatch: pytest.MonkeyPa
     assert store.assets() == ["features"]
 
 
-def test_a_missing_partition_is_named(store: VersionStore) -> None:
-    assert store.current("features", MONTH) is None
+def test_a_missing_partition_is_named(any_store: VersionStore) -> None:
+    assert any_store.current("features", MONTH) is None
     with pytest.raises(NotFoundError, match=r"'features' for cohort support, month 2026-10-01"):
-        store.resolve("features", MONTH)
-    version = commit(store)
+        any_store.resolve("features", MONTH)
+    version = commit(any_store)
     with pytest.raises(NotFoundError, match="Did you mean 'data'"):
-        store.path(version, "date")
+        any_store.path(version, "date")
     for name in ("..", "../..", "/etc/passwd", "", "data.parquet/.."):
         with pytest.raises(NotFoundError):
-            store.path(version, name)
+            any_store.path(version, name)
 
 
 def test_the_same_content_has_the_same_bytes_and_hash(tmp_path: Path) -> None:
@@ -160,17 +163,17 @@ def test_the_hash_covers_files_names_and_info(tmp_path: Path) -> None:
     assert len({base, digest("data", 2, {"a": 1}), digest("other", 1, {"a": 1}), digest("data", 1, {"a": 2})}) == 4
 
 
-def test_an_empty_table_and_a_version_without_files(store: VersionStore) -> None:
-    with store.draft("features", {}) as draft:
+def test_an_empty_table_and_a_version_without_files(any_store: VersionStore) -> None:
+    with any_store.draft("features", {}) as draft:
         draft.add_table("data", table(rows=0))
         version = draft.commit()
     assert version.files["data"].rows == 0
-    assert store.read(version).schema.names == ["n", "word"]
-    with store.draft("model/vae", {}) as draft:
+    assert any_store.read(version).schema.names == ["n", "word"]
+    with any_store.draft("model/vae", {}) as draft:
         failed = draft.commit(info={"status": "failed", "reason": "it diverged"})
-    assert store.resolve("model/vae", {}).info["status"] == "failed"
+    assert any_store.resolve("model/vae", {}).info["status"] == "failed"
     assert failed.files == {}
-    store.verify(failed)
+    any_store.verify(failed)
 
 
 def test_duckdb_writes_into_a_draft(home: Home) -> None:
@@ -198,8 +201,8 @@ def test_a_draft_that_is_not_committed_disappears(store: VersionStore) -> None:
     assert list((store.root / label("features", MONTH)).iterdir()) == []
 
 
-def test_a_draft_is_committed_once(store: VersionStore) -> None:
-    with store.draft("features", MONTH) as draft:
+def test_a_draft_is_committed_once(any_store: VersionStore) -> None:
+    with any_store.draft("features", MONTH) as draft:
         draft.add_table("data", table())
         with pytest.raises(ConfigError, match="'data' already"):
             draft.add_table("data", table())
@@ -207,7 +210,7 @@ def test_a_draft_is_committed_once(store: VersionStore) -> None:
         for again in (draft.commit, lambda: draft.file("x"), lambda: draft.folder("x")):
             with pytest.raises(ConfigError, match="committed already"):
                 again()
-    assert len(store.history("features", MONTH)) == 1
+    assert len(any_store.history("features", MONTH)) == 1
 
 
 @pytest.mark.parametrize(
@@ -271,25 +274,25 @@ def test_the_schema_is_enforced_without_showing_values(store: VersionStore) -> N
 # ---- history, rollback, verification
 
 
-def test_history_and_rollback(store: VersionStore) -> None:
-    versions = [commit(store, number) for number in range(3)]
-    assert [v.info["number"] for v in store.history("features", MONTH)] == [2, 1, 0]
-    assert store.history("features", MONTH)[1] == versions[1]
+def test_history_and_rollback(any_store: VersionStore) -> None:
+    versions = [commit(any_store, number) for number in range(3)]
+    assert [v.info["number"] for v in any_store.history("features", MONTH)] == [2, 1, 0]
+    assert any_store.history("features", MONTH)[1] == versions[1]
     assert [v.version for v in versions] == sorted(v.version for v in versions)
 
-    assert store.rollback("features", MONTH, versions[0].version) == versions[0]
-    assert store.current("features", MONTH) == versions[0]
-    assert store.read(store.resolve("features", MONTH)) == table(0)
-    assert len(store.history("features", MONTH)) == 3
-    store.rollback("features", MONTH, versions[2].version)
-    assert store.current("features", MONTH) == versions[2]
-    newest = commit(store, 3)
-    assert store.history("features", MONTH)[0] == newest
+    assert any_store.rollback("features", MONTH, versions[0].version) == versions[0]
+    assert any_store.current("features", MONTH) == versions[0]
+    assert any_store.read(any_store.resolve("features", MONTH)) == table(0)
+    assert len(any_store.history("features", MONTH)) == 3
+    any_store.rollback("features", MONTH, versions[2].version)
+    assert any_store.current("features", MONTH) == versions[2]
+    newest = commit(any_store, 3)
+    assert any_store.history("features", MONTH)[0] == newest
 
     with pytest.raises(NotFoundError, match=r"no version 'v-0'.*Known"):
-        store.rollback("features", MONTH, "v-0")
+        any_store.rollback("features", MONTH, "v-0")
     with pytest.raises(NotFoundError, match="no such partition"):
-        store.rollback("features", {"cohort": "other"}, "v-0")
+        any_store.rollback("features", {"cohort": "other"}, "v-0")
 
 
 def test_rollback_refuses_a_damaged_version(store: VersionStore) -> None:
@@ -301,13 +304,13 @@ def test_rollback_refuses_a_damaged_version(store: VersionStore) -> None:
 
 
 def test_versions_sort_by_commit_even_if_the_clock_goes_back(
-    store: VersionStore, monkeypatch: pytest.MonkeyPatch
+    any_store: VersionStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = commit(store, 0)
+    first = commit(any_store, 0)
     monkeypatch.setattr("time.time_ns", lambda: 1_000)
-    second = commit(store, 1)
+    second = commit(any_store, 1)
     assert first.version < second.version
-    assert store.history("features", MONTH)[0] == second
+    assert any_store.history("features", MONTH)[0] == second
 
 
 def test_verify_finds_a_flipped_byte_and_a_missing_file(store: VersionStore) -> None:
