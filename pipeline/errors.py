@@ -29,6 +29,10 @@ class ConfigError(CohortLoomError):
     """A cohort file, schema, setting or command-line option is wrong."""
 
 
+class BudgetError(ConfigError):
+    """A training would cost more privacy than the cohort may spend."""
+
+
 class InputError(CohortLoomError):
     """A delivery or table cannot be used as a whole (single bad records go to the quarantine instead)."""
 

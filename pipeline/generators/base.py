@@ -32,11 +32,13 @@ if TYPE_CHECKING:
 class GeneratorConfig(BaseModel):
     """Base of every generator's configuration; each field of a subclass carries a description.
 
-    `presets` names published or recommended settings; "default" always exists and is the class's own defaults.
+    `presets` names published or recommended settings. Three always exist: "default" is the class's own defaults,
+    "paper" the published configuration (the defaults where there is none), and "quick" trains a small table within
+    seconds: for trying out, backfills and tests, not for release. Where the defaults are that fast, it is them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"default": {}}
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"default": {}, "paper": {}, "quick": {}}
 
     @classmethod
     def build(cls, settings: Mapping[str, Any] | None = None) -> Self:

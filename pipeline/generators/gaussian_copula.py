@@ -44,6 +44,7 @@ class GaussianCopulaConfig(TabularConfig):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "default": {},
         "paper": {"nominal_order": "frequency", "calibration_steps": 0, "pair_shrinkage": False},
+        "quick": {},
     }
     nominal_order: Literal["ca", "frequency"] = Field(
         default="ca",

@@ -23,7 +23,11 @@ if TYPE_CHECKING:
 class IndependentConfig(TabularConfig):
     """Settings of the independent baseline."""
 
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"default": {}, "paper": {"marginal": "gaussian"}}
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "default": {},
+        "paper": {"marginal": "gaussian"},
+        "quick": {},
+    }
     marginal: Literal["empirical", "gaussian"] = Field(
         default="empirical",
         description="Numeric columns: the empirical distribution with exact repeated values, or a Gaussian clipped to"

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pipeline.features.cohort import Cohort
     from pipeline.features.spec import ConstraintSpec
     from pipeline.generators.base import FitReport, Progress
+    from pipeline.privacy.spec import PrivacySpec
 
 PREFIX = "replicate-"
 
@@ -31,6 +32,7 @@ def fit_replicates(
     seeds: Sequence[int],
     folder: Path,
     device: str = "auto",
+    privacy: PrivacySpec | None = None,
     progress: Progress | None = None,
 ) -> list[FitReport]:
     """Train generator `name` once a seed and save each model.
@@ -42,10 +44,11 @@ def fit_replicates(
         seeds: one a replicate.
         folder: where the replicates go; must exist.
         device: 'auto', 'cpu' or 'cuda[:n]'.
+        privacy: what is asked of each replicate; None for trainings that are not private.
         progress: called with (steps done, steps in all, losses) of the running replicate.
 
     Raises:
-        UnsupportedError: the generator refuses the schema; the message is its reason.
+        UnsupportedError: the generator refuses the schema or the privacy; the message is its reason.
         ConfigError: no seeds, or a wrong setting.
         TrainingError: a training did not end well.
     """
@@ -59,7 +62,7 @@ def fit_replicates(
     reports: list[FitReport] = []
     for k, seed in enumerate(seeds):
         model = kind(config)
-        reports.append(model.fit(cohort, seed=seed, device=device, progress=progress))
+        reports.append(model.fit(cohort, seed=seed, device=device, privacy=privacy, progress=progress))
         place = folder / f"{PREFIX}{k}"
         place.mkdir(parents=True, exist_ok=True)
         model.save(place)

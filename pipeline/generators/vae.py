@@ -76,6 +76,7 @@ class VAEConfig(TabularConfig):
             "beta": 1.0,
         },
         "paper": {**_PAPER, "latent_dim": 4, "hidden": (128, 64), "activation": "relu", "batch_size": 32, "beta": 2.0},
+        "quick": {"epochs": 20, "hidden": (64,), "latent_dim": 8, "prior_components": 4, "learning_rate": 3e-3},
     }
     likelihood: Literal["mixed", "mse_sigmoid"] = Field(
         default="mixed",

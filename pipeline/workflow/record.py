@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pipeline.errors import CohortLoomError, UnsupportedError
+from pipeline.errors import BudgetError, CohortLoomError, UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,8 +46,9 @@ class Record:
 
     @classmethod
     def of_error(cls, error: Exception, *, hide: Mapping[str, str] | None = None) -> Record:
-        """The record of an error: "refused" if the generator said no, else "failed"."""
-        return cls("refused" if isinstance(error, UnsupportedError) else "failed", words_of(error, hide=hide))
+        """The record of an error: "refused" if the generator or the privacy budget said no, else "failed"."""
+        refused = isinstance(error, UnsupportedError | BudgetError)
+        return cls("refused" if refused else "failed", words_of(error, hide=hide))
 
 
 OK = Record("ok")
@@ -55,7 +56,10 @@ OK = Record("ok")
 
 def out_of_memory(error: BaseException) -> bool:
     """Did the machine run out of memory? That is a failure of the run, not a property of the generator."""
-    return isinstance(error, MemoryError) or type(error).__name__ in ("OutOfMemoryError", "OutOfMemoryException")
+    if isinstance(error, MemoryError) or type(error).__name__ in ("OutOfMemoryError", "OutOfMemoryException"):
+        return True
+    # PyTorch has a class of its own for the GPU only.
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
 
 
 def words_of(error: BaseException, *, hide: Mapping[str, str] | None = None) -> str:

@@ -28,7 +28,11 @@ def model_settings(spec: CohortSpec, generator: str) -> dict[str, Any] | None:
     """What the training of `generator` depends on in the cohort's file; None if the cohort does not enable it."""
     if generator not in spec.generators:
         return None
-    return _plain({"generator": spec.generators[generator], "replicates": spec.replicates, "seed": spec.seed})
+    asked = spec.privacy.trainings.get(generator)
+    privacy = {} if asked is None else {"privacy": asked.model_dump(mode="json")}
+    return _plain(
+        {"generator": spec.generators[generator], "replicates": spec.replicates, "seed": spec.seed, **privacy}
+    )
 
 
 def drawing_settings(spec: CohortSpec, generator: str) -> dict[str, Any] | None:
@@ -53,6 +57,11 @@ def judging_settings(spec: CohortSpec, generator: str | None) -> dict[str, Any] 
     )
 
 
+def release_settings(spec: CohortSpec) -> dict[str, Any]:
+    """What a release depends on, beside what was judged: thresholds, candidate, formats, mode and roles."""
+    return _plain({"gate": spec.gate.model_dump(mode="json"), "release": spec.release.model_dump(mode="json")})
+
+
 SETTINGS_OF = {"model": model_settings, "synthetic": drawing_settings, "evaluation": judging_settings}
 """First part of a generator's asset key to what it depends on in the cohort's file."""
 
@@ -64,15 +73,19 @@ def moved_on(version: Version, spec: CohortSpec) -> str:
         version: Of `model/<g>`, `synthetic/<g>` or `evaluation/<g>`.
         spec: The cohort as its file says now.
     """
+    overrides = sorted(version.info.get("overrides", {}))
+    by_hand = f"Made with launchpad overrides: {', '.join(overrides)}." if overrides else ""
+    return changed_since(version, spec) or by_hand
+
+
+def changed_since(version: Version, spec: CohortSpec, *, but: str = "") -> str:
+    """`moved_on` for the cohort's file alone: launchpad overrides are no change of it; nor is the setting `but`."""
     stage, _, generator = version.asset.partition("/")
     now, then = SETTINGS_OF[stage](spec, generator), version.info.get("settings")
-    overrides = sorted(version.info.get("overrides", {}))
     if (now is None) != (then is None):
         return f"'{generator}' is {'no longer' if now is None else 'now'} enabled for '{spec.name}'."
-    if now != then:
-        changed = sorted(k for k in {*(now or {}), *(then or {})} if (now or {}).get(k) != (then or {}).get(k))
-        return f"The cohort's file has changed since: {', '.join(_named(changed, now, then))}."
-    return f"Made with launchpad overrides: {', '.join(overrides)}." if overrides else ""
+    changed = sorted(k for k in {*(now or {}), *(then or {})} - {but} if (now or {}).get(k) != (then or {}).get(k))
+    return f"The cohort's file has changed since: {', '.join(_named(changed, now, then))}." if changed else ""
 
 
 def cells_moved_on(lake: Lake, spec: CohortSpec) -> list[Moved]:

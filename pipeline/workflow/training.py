@@ -18,14 +18,16 @@ from pipeline.features.cohort import Cohort
 from pipeline.features.stored import read_features, write_cohort
 from pipeline.store.disk import full_disk
 from pipeline.store.hashing import canonical_json
+from pipeline.workflow.ledger import REPLICATES, entered, model_hash, privacy_info, spent_of, training_of
 from pipeline.workflow.record import OK, Record, out_of_memory
 from pipeline.workflow.settings import drawing_settings, model_settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from pipeline.generators.base import FitReport, Progress
-    from pipeline.store.lake import Draft, Lake, Version
+    from pipeline.store.lake import Lake, Version
     from pipeline.workflow.cell import Cell
     from pipeline.workflow.compute import Compute
 
@@ -83,10 +85,12 @@ def fit_step(
 ) -> Made:
     """Train the replicates of a generator on the cell's training rows into `model/<generator>`.
 
-    Files: `replicate-<k>/` (the model), `fit.json` (what the trainings reported, without times).
+    Files: `replicates/replicate-<k>/` (the models), `fit.json` (what the trainings reported, without times). What it
+    costs is held in the privacy ledger before the first gradient, and settled after the model is stored.
 
     Raises:
         NotFoundError: the cell has no features.
+        StoreError: the store fails, or the privacy ledger is broken.
     """
     features = lake.tables.resolve("features", cell.partition)
     given = dict(overrides or {})
@@ -98,28 +102,30 @@ def fit_step(
         record = Record("not_enabled", f"'{cell.cohort}' does not enable '{generator}'.")
         return _status(lake.models.draft(asset, cell.partition), record, info, inputs, run_id)
     train = read_whole(lake, features).part("train")
-    with lake.models.draft(asset, cell.partition) as draft:
 
-        def train_all() -> list[FitReport]:
-            chosen = {**cell.spec.generators[generator], **given}
-            return _fit(cell, generator, chosen, train, draft, compute, progress)
-
-        record, reports = attempted(lake, train_all)
-        if reports is not None:
+    def train_all() -> Made:
+        training = training_of(cell, generator, features, given, compute)
+        with entered(lake, cell, training) as held, lake.models.draft(asset, cell.partition) as draft:
+            folder = draft.folder(REPLICATES)
+            reports = _fit(cell, generator, given, train, folder, compute, progress)
+            model, spent = model_hash(folder), spent_of(training, reports)
+            held.confirm(model, spent)
             draft.file("fit.json").write_text(canonical_json([_facts(r) for r in reports]) + "\n", encoding="utf-8")
-            version = draft.commit(
-                inputs=inputs, info={**info, **record.to_info(), "rows": train.n_rows}, run_id=run_id
-            )
-            return Made(version, record, reports)
-    return _status(lake.models.draft(asset, cell.partition), record, info, inputs, run_id)
+            facts = {**OK.to_info(), "rows": train.n_rows, "privacy": privacy_info(training, spent)}
+            version = draft.commit(inputs=inputs, info={**info, **facts}, run_id=run_id)
+        held.complete(model, spent)
+        return Made(version, OK, reports)
+
+    record, made = attempted(lake, train_all)
+    return made or _status(lake.models.draft(asset, cell.partition), record, info, inputs, run_id)
 
 
 def _fit(
     cell: Cell,
     generator: str,
-    settings: Mapping[str, Any],
+    overrides: Mapping[str, Any],
     train: Cohort,
-    draft: Draft,
+    folder: Path,
     compute: Compute,
     progress: Progress | None,
 ) -> list[FitReport]:
@@ -127,11 +133,12 @@ def _fit(
 
     return fit_replicates(
         generator,
-        settings,
+        {**cell.spec.generators[generator], **overrides},
         train,
         seeds=cell.seeds(generator, "fit"),
-        folder=draft.folder("replicates"),
+        folder=folder,
         device=compute.device,
+        privacy=cell.spec.privacy.trainings.get(generator),
         progress=progress,
     )
 
@@ -153,7 +160,7 @@ def sample_step(lake: Lake, cell: Cell, generator: str, *, run_id: str = "") -> 
     record = carried(model, {features.label: features.sha256})
     if not record.ok:
         return _status(lake.tables.draft(asset, cell.partition), record, info, inputs, run_id)
-    replicates = lake.models.path(model, "replicates")
+    replicates = lake.models.path(model, REPLICATES)
 
     def draw() -> tuple[list[Cohort], dict[str, Any]]:
         seeds = cell.seeds(generator, "sample")[: model.info["settings"]["replicates"]]
@@ -175,7 +182,7 @@ def synthetic_replicates(lake: Lake, version: Version) -> list[Cohort]:
     from pipeline.features.stored import read_beside
 
     whole = read_whole(lake, version)
-    beside = read_beside(lake.tables.path(version, "subjects").parent)
+    beside = read_beside(lake.tables.folder(version))
     replicate = beside.column("_replicate").to_numpy()
     return [whole.take(replicate == k) for k in np.unique(replicate)]
 
