@@ -22,9 +22,9 @@ from pipeline.evaluation.protocol import (
 )
 from pipeline.evaluation.results import results_from_table, results_table
 from pipeline.release.gate import Verdict, judge
-from pipeline.store.hashing import canonical_json
+from pipeline.store.hashing import canonical_json, sha256_json
 from pipeline.workflow.record import Record
-from pipeline.workflow.settings import judging_settings
+from pipeline.workflow.settings import judging_settings, release_settings
 from pipeline.workflow.training import attempted, carried, read_whole, synthetic_replicates
 
 if TYPE_CHECKING:
@@ -35,11 +35,14 @@ if TYPE_CHECKING:
 
     from pipeline.evaluation.results import MetricResult
     from pipeline.features.cohort import Cohort
+    from pipeline.features.spec import CohortSpec
     from pipeline.store.lake import Lake, Version
     from pipeline.workflow.cell import Cell
 
 HOLDOUT_ACCESS = "holdout_access"
 """Journal stream: who looked at the holdout rows of which cohort-month, for which synthetic rows."""
+RELEASE_STREAM = "release"
+"""First part of the journal streams `release/<cohort>`: verdicts, and what people decided about them."""
 REPORT = "report.html"
 FIGURES: tuple[str, ...] = (
     "schema.adherence",
@@ -121,14 +124,33 @@ def evaluate_step(lake: Lake, cell: Cell, generator: str, *, run_id: str = "") -
     record, evaluation = attempted(lake, lambda: run_evaluation(parts, replicates, references=found, **_how(cell)))
     if evaluation is None:
         return _unjudged(lake, cell, generator, record, info, inputs, run_id)
-    verdict = judge(evaluation.results, cell.spec.gate, references=found, tasks=cell.spec.tasks)
+    table = results_table(evaluation.results)
+    # Judged as it is stored, so that whoever judges the stored results again gets the same verdict.
+    verdict = judge(results_from_table(table), cell.spec.gate, references=found, tasks=cell.spec.tasks)
     report = _report(lake, cell, generator, cohort, evaluation, found, verdict, inputs, run_id)
     with lake.tables.draft(f"evaluation/{generator}", cell.partition) as draft:
-        draft.add_table("data", results_table(evaluation.results))
-        draft.file("verdict.json").write_text(canonical_json(verdict.to_dict()) + "\n", encoding="utf-8")
+        draft.add_table("data", table)
+        content = {**verdict.to_dict(), "bound": bound(cell.spec, synthetic, features, references, model)}
+        draft.file("verdict.json").write_text(canonical_json(content) + "\n", encoding="utf-8")
         info |= {**record.to_info(), "verdict": verdict.status}
         version = draft.commit(inputs=inputs, info=info, run_id=run_id)
+    _note_verdict(lake, cell, generator, version, synthetic)
     return Judged(version, record, report, evaluation.results, found, verdict)
+
+
+def bound(
+    spec: CohortSpec, synthetic: Version, features: Version, references: Version, model: Version
+) -> dict[str, Any]:
+    """What a verdict is about, stored beside it: exactly these bytes, settings and privacy spend."""
+    return {
+        "synthetic": synthetic.sha256,
+        "data": synthetic.files["data"].sha256,
+        "features": features.sha256,
+        "references": references.sha256,
+        "settings": sha256_json(release_settings(spec)),
+        "candidate": spec.release.generator,
+        "privacy": model.info.get("privacy"),
+    }
 
 
 def leaderboard_step(
@@ -218,9 +240,26 @@ def _how(cell: Cell) -> dict[str, Any]:
 def _note_access(lake: Lake, cell: Cell, generator: str, synthetic: Version) -> None:
     """Enter in the journal that the holdout is looked at; the same rows looked at again are no new access."""
     entry = {**cell.partition, "generator": generator, "sha256": synthetic.sha256}
-    with lake.journal.lock(HOLDOUT_ACCESS):
-        if not any(entry.items() <= known.items() for known in lake.journal.entries(HOLDOUT_ACCESS)):
-            lake.journal.append(HOLDOUT_ACCESS, entry)
+    _append_once(lake, HOLDOUT_ACCESS, entry)
+
+
+def _note_verdict(lake: Lake, cell: Cell, generator: str, evaluation: Version, synthetic: Version) -> None:
+    """Enter the verdict in the journal, once: a release asks there whether the pipeline itself gave it."""
+    entry = {
+        "kind": "verdict",
+        "month": cell.month,
+        "generator": generator,
+        "evaluation": evaluation.sha256,
+        "synthetic": synthetic.sha256,
+        "status": evaluation.info["verdict"],
+    }
+    _append_once(lake, f"{RELEASE_STREAM}/{cell.cohort}", entry)
+
+
+def _append_once(lake: Lake, stream: str, entry: Mapping[str, Any]) -> None:
+    lake.journal.transact(
+        stream, lambda entries: None if any(entry.items() <= known.items() for known in entries) else entry
+    )
 
 
 def _report(
