@@ -1,0 +1,216 @@
+"""How cohorts stand: which months were made and from what, what would count now, which deliveries wait.
+
+Reads the lake and the landing folder, writes nothing. What follows from it is decided in `calendar.py` (the schedule)
+and `inventory.py` (the state of every cell). Reading goes through `snapshot`, so that a tick or a listing over many
+months opens every pointer once and sees one moment of the lake.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from typing import TYPE_CHECKING
+
+from pipeline.errors import CohortLoomError, ConfigError, StoreError
+from pipeline.features.build import CohortInputs, gather_inputs
+from pipeline.features.split import ENVIRONMENT
+from pipeline.ingest.delivery import landed
+from pipeline.store.lake import VersionStore
+from pipeline.workflow.calendar import Landed, MonthMade, RunFact, Standing, month_after, moved
+
+if TYPE_CHECKING:
+    from pipeline.features.spec import CohortBook, CohortSpec, SourceSpec
+    from pipeline.store.lake import Lake, PartitionKey, Version
+
+LAST_STEP = "leaderboard"
+"""The asset whose version says that a month was made."""
+
+
+@dataclass(frozen=True)
+class StaleMonth:
+    """A month that was made from inputs that have changed since.
+
+    Attributes:
+        cohort: Name of the cohort.
+        month: `YYYY-MM-01`.
+        words: What changed.
+        published: It has a published release, which stays as it is: withdraw it before making the month again.
+    """
+
+    cohort: str
+    month: str
+    words: str
+    published: bool
+
+
+def stale_months(lake: Lake, book: CohortBook, cohort: str) -> list[StaleMonth]:
+    """The months of a cohort that were made from other inputs than those that would count now, oldest first.
+
+    Also months whose making anew was begun and not finished: they hold results of two different inputs.
+
+    Raises:
+        NotFoundError: unknown cohort.
+        ConfigError: its file is broken.
+    """
+    return stale_of(snapshot(lake), book, cohort, published_months(lake).get(cohort, frozenset()))
+
+
+def stale_of(lake: Lake, book: CohortBook, cohort: str, published: frozenset[str]) -> list[StaleMonth]:
+    """`stale_months` for whoever has a snapshot and the published months already."""
+    spec = book.cohort(cohort)
+    inputs = inputs_now(lake, spec, book.source(spec.source))
+    found = []
+    for made in months_made(lake, cohort):
+        words = change_of(made, inputs) or half_made(lake, cohort, made.month)
+        if words:
+            found.append(StaleMonth(cohort, made.month, words, made.month in published))
+    return found
+
+
+def standing(
+    lake: Lake,
+    book: CohortBook,
+    spec: CohortSpec,
+    first: str,
+    published: frozenset[str],
+    runs: Iterable[RunFact] = (),
+) -> Standing:
+    """How a cohort stands, for `calendar.decide`.
+
+    Args:
+        lake: The lake, best a `snapshot`.
+        book: All cohorts and sources.
+        spec: The cohort.
+        first: First month of the calendar.
+        published: Its months that have a published release.
+        runs: What the orchestrator knows; failed runs of deliveries say which were refused.
+    """
+    source = book.source(spec.source)
+    return Standing(
+        spec=spec,
+        first=first,
+        made=months_made(lake, spec.name),
+        inputs=inputs_now(lake, spec, source),
+        landed=landed_deliveries(lake, source, runs),
+        published=published,
+    )
+
+
+def snapshot(lake: Lake) -> Lake:
+    """The lake with every pointer and listing read at most once: one moment of it, for reading only."""
+    if isinstance(lake.tables, _ReadOnce):
+        return lake
+    seen = copy.copy(lake)
+    seen.tables, seen.models = _ReadOnce(lake.tables), _ReadOnce(lake.models)
+    return seen
+
+
+def months_made(lake: Lake, cohort: str) -> list[MonthMade]:
+    """The months of a cohort that have a leaderboard, oldest first."""
+    found = []
+    for partition in lake.tables.partitions(LAST_STEP):
+        if partition.get("cohort") != cohort:
+            continue
+        made = sound(lake.tables, LAST_STEP, partition)
+        if made is not None:
+            month = partition["month"]
+            day = datetime.fromisoformat(made.written_at).date().isoformat() if made.written_at else month_after(month)
+            gathered = sound(lake.tables, "cohort_inputs", partition)
+            inputs = recorded_inputs(gathered) if gathered is not None else None
+            found.append(MonthMade(month, inputs, early=day < month_after(month)))
+    return sorted(found, key=lambda m: m.month)
+
+
+def recorded_inputs(version: Version) -> CohortInputs:
+    """What a version of `cohort_inputs` says."""
+    return CohortInputs.from_dict({**version.info["inputs"], "provisional": False})
+
+
+def inputs_now(lake: Lake, spec: CohortSpec, source: SourceSpec) -> Callable[[str], CohortInputs]:
+    """What would count for a month of the cohort if it were made now; the same month is looked up once.
+
+    Raises, when called: `CohortLoomError` where there are no inputs, in words that say why.
+    """
+
+    @cache
+    def gather(month: str) -> CohortInputs:
+        # Looking makes no key: a new one would hide that the old one was lost.
+        if source.split_key == "own" and not os.environ.get(ENVIRONMENT) and not lake.home.split_key.exists():
+            if any(p.get("cohort") == spec.name for p in lake.tables.partitions("features")):
+                raise ConfigError("The split key is gone.", where="split.key", todo="Restore it from a backup.")
+            return gather_inputs(spec, source.model_copy(update={"split_key": "published"}), month, lake, lake.home)
+        return gather_inputs(spec, source, month, lake, lake.home)
+
+    return gather
+
+
+def change_of(made: MonthMade, inputs: Callable[[str], CohortInputs]) -> str:
+    """In words, what of a month's inputs changed since it was made; empty if nothing did."""
+    if made.inputs is None:
+        return "the record of its inputs is gone"
+    try:
+        return "; ".join(moved(made.inputs, inputs(made.month)))
+    except CohortLoomError as error:
+        return f"{error.what} {error.todo}".strip()
+
+
+def half_made(lake: Lake, cohort: str, month: str) -> str:
+    """In words, whether the features of a month were made of other inputs than those gathered last; empty if not."""
+    partition = {"cohort": cohort, "month": month}
+    gathered, features = (sound(lake.tables, asset, partition) for asset in ("cohort_inputs", "features"))
+    if gathered is None or features is None or features.inputs.get(gathered.label) == gathered.sha256:
+        return ""
+    return "inputs were gathered anew, and the features not made of them"
+
+
+def landed_deliveries(lake: Lake, source: SourceSpec, runs: Iterable[RunFact] = ()) -> list[Landed]:
+    """The deliveries of a source that have landed and are not in the lake, oldest first."""
+    refused = {run.delivery: run.reason or "its run failed" for run in runs if run.delivery and run.state == "failed"}
+    found = [
+        Landed(delivery.key, delivery.as_of, refused.get(delivery.key, ""))
+        for delivery in landed(lake.home)
+        if delivery.source == source.name
+        and sound(lake.tables, f"raw/{source.format}", {"delivery": delivery.key}) is None
+    ]
+    return sorted(found, key=lambda d: (d.as_of, d.key))
+
+
+def published_months(lake: Lake) -> dict[str, frozenset[str]]:
+    """The months that have a published release, by cohort."""
+    from pipeline.workflow.releasing import published_versions
+
+    found: dict[str, set[str]] = {}
+    for version in published_versions(lake):
+        found.setdefault(version.partition["cohort"], set()).add(version.partition["month"])
+    return {cohort: frozenset(months) for cohort, months in found.items()}
+
+
+def sound(store: VersionStore, asset: str, partition: PartitionKey) -> Version | None:
+    """The current version, None also where the pointer is broken: `cohortloom doctor` says that."""
+    try:
+        return store.current(asset, partition)
+    except StoreError:
+        return None
+
+
+class _ReadOnce(VersionStore):
+    """A store that remembers what it read."""
+
+    def __init__(self, store: VersionStore) -> None:
+        vars(self).update(vars(store))
+        self._pointers: dict[str, Version | None] = {}
+        self._listings: dict[str, list[dict[str, str]]] = {}
+
+    def current_at(self, where: str) -> Version | None:
+        if where not in self._pointers:
+            self._pointers[where] = super().current_at(where)
+        return self._pointers[where]
+
+    def partitions(self, asset: str) -> list[dict[str, str]]:
+        if asset not in self._listings:
+            self._listings[asset] = super().partitions(asset)
+        return self._listings[asset]
