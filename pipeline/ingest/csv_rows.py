@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.errors import InputError
-from pipeline.ingest.lines import CHUNK, LINE_LIMIT, lines, read_span
+from pipeline.ingest.lines import CHUNK, LINE_LIMIT, Line, lines, read_span
 from pipeline.ingest.quarantine import Rejected, rejected
 
 BATCH = 50_000
@@ -102,14 +102,14 @@ def tolerant_rows(path: Path, header: Header, target: Path, *, file: str, table:
             writer.write_table(pa.table(arrays, schema=schema))
             batch.clear()
 
-        for number, raw, ended in _records(path):
+        for number, raw, ended in records(lines(read_span(path, 0, path.stat().st_size))):
             if not raw.strip():
                 continue
             if first:
                 first = False
                 continue
             found.records += 1
-            fields, reason = _fields(raw, header)
+            fields, reason = fields_of(raw, header)
             if cut and not ended:
                 fields, reason, cut_noted = None, "gzip_truncated", True
             if fields is None:
@@ -126,7 +126,7 @@ def tolerant_rows(path: Path, header: Header, target: Path, *, file: str, table:
     return found
 
 
-def _fields(raw: bytes, header: Header) -> tuple[list[str] | None, str]:
+def fields_of(raw: bytes, header: Header) -> tuple[list[str] | None, str]:
     """The fields of one row, or None and the reason."""
     try:
         text = raw.decode("utf-8")
@@ -141,7 +141,7 @@ def _fields(raw: bytes, header: Header) -> tuple[list[str] | None, str]:
     return parsed[0], ""
 
 
-def _records(path: Path) -> Iterator[tuple[int, bytes, bool]]:
+def records(source: Iterator[Line]) -> Iterator[tuple[int, bytes, bool]]:
     """Rows as (line of their start, bytes, ended by a line break); a quoted field may span lines.
 
     A quotation mark that is never closed would swallow the rest of the file: after 1,000 lines or 1 MiB the row is
@@ -149,7 +149,6 @@ def _records(path: Path) -> Iterator[tuple[int, bytes, bool]]:
     """
     pending: list[tuple[int, bytes, bool]] = []
     queue: list[tuple[int, bytes, bool]] = []
-    source = iter(lines(read_span(path, 0, path.stat().st_size)))
 
     def following() -> tuple[int, bytes, bool] | None:
         if queue:

@@ -117,11 +117,8 @@ def read_fhir(
 def _sort_files(delivery: Delivery, work: _Work) -> None:
     """Tell line files, JSON documents and other files apart."""
     for number, (file, path) in enumerate(delivery.files()):
-        name = file.lower()
         work.names[number] = file
-        form = "lines" if name.endswith(LINE_SUFFIXES) else "document" if name.endswith(DOCUMENT_SUFFIXES) else None
-        if form is None and not name.removesuffix(".gz").endswith(tuple(_NOT_DATA.split())):
-            form = _sniff(path)
+        form = form_of(file, path)
         if form == "lines":
             work.lines.append(LineFile(number, file, Survey(path, 0, 0, False, False), None))
         elif form == "document":
@@ -129,6 +126,16 @@ def _sort_files(delivery: Delivery, work: _Work) -> None:
         else:
             work.others[public_kind(file)] += 1
     work.account.files = len(work.lines) + len(work.documents)
+
+
+def form_of(file: str, path: Path) -> str | None:
+    """How a file of a delivery is read: "lines", "document", or None where it is no FHIR."""
+    name = file.lower()
+    if name.endswith(LINE_SUFFIXES):
+        return "lines"
+    if name.endswith(DOCUMENT_SUFFIXES):
+        return "document"
+    return None if name.removesuffix(".gz").endswith(tuple(_NOT_DATA.split())) else _sniff(path)
 
 
 def _sniff(path: Path) -> str | None:

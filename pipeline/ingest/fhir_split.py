@@ -209,7 +209,7 @@ def _split_document(part: FilePart, pieces: Pieces, writer: _Writer) -> None:
     try:
         document = orjson.loads(data)
     except orjson.JSONDecodeError:
-        if _looks_like_lines(data):
+        if looks_like_lines(data):
             whole = FilePart(part.path, part.file, part.number, part.part, (0, len(data)), source.cut)
             _split_lines(whole, lines(iter([data])), pieces, writer)
             return
@@ -260,7 +260,7 @@ def _salvage(data: bytes) -> tuple[list[Any], bytes]:
     return entries, data[len(text[:place].encode()) :] if entries else data
 
 
-def _looks_like_lines(data: bytes) -> bool:
+def looks_like_lines(data: bytes) -> bool:
     """More than one line, and the first one is a JSON object of its own."""
     first, _, rest = data.lstrip().partition(b"\n")
     try:
@@ -292,7 +292,7 @@ def _split_bundle(
     for entry in entries:
         resource = entry.get("resource") if isinstance(entry, dict) else None
         if isinstance(resource, dict):
-            _name(entry, resource, keys)
+            note_key(entry, resource, keys)
     for place, entry in enumerate(entries, start=1):
         number = at or place
         resource = entry.get("resource") if isinstance(entry, dict) else None
@@ -310,7 +310,7 @@ def _split_bundle(
             _reject(part, number, kind, reason, orjson.dumps(resource), pieces)
 
 
-def _name(entry: dict[str, Any], resource: dict[str, Any], keys: dict[str, str]) -> None:
+def note_key(entry: dict[str, Any], resource: dict[str, Any], keys: dict[str, str]) -> None:
     """Note which key a `fullUrl` stands for; a resource without id takes the one of its `urn:uuid:`."""
     url, kind = entry.get("fullUrl"), resource.get("resourceType")
     if not isinstance(url, str) or not isinstance(kind, str):

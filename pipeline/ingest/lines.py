@@ -40,12 +40,16 @@ class ByteSource:
     def chunks(self) -> Iterator[bytes]:
         """Yield the content in pieces of about a MiB, without a byte-order mark at the start."""
         first = True
-        for piece in self._gunzip() if self.gzipped else self._plain():
+        for piece in self.pieces():
             if first and piece:
                 first = False
                 piece = piece.removeprefix(BOM)
             if piece:
                 yield piece
+
+    def pieces(self) -> Iterator[bytes]:
+        """Yield the content as it is, a byte-order mark included."""
+        yield from self._gunzip() if self.gzipped else self._plain()
 
     def _plain(self) -> Iterator[bytes]:
         with self.path.open("rb") as file:

@@ -1,0 +1,202 @@
+"""Taking one person out of a delivery in the landing folder: `look` counts, `take_out` rewrites.
+
+A file is rewritten aside and renamed, so it is the old one or the new one at every moment, and doing it again changes
+nothing; `_SUCCESS` and `_DELIVERY.json` are not touched. What stays is byte for byte what it was (in a gzip: what it
+unpacks to). What is a person's record is in `taking_out_fhir.py` and `taking_out_tables.py`.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from pipeline.ingest.delivery import MANIFEST, SUCCESS, content
+from pipeline.ingest.fhir import form_of
+from pipeline.ingest.lines import ByteSource
+from pipeline.ingest.person import Person
+from pipeline.ingest.tables import CSV_SUFFIXES, PARQUET_SUFFIXES
+from pipeline.ingest.taking_out_fhir import sift_document, sift_lines
+from pipeline.ingest.taking_out_tables import sift_csv, sift_parquet
+from pipeline.ingest.tally import Tally
+from pipeline.store.disk import remove, storage_errors, sync_file, sync_folder
+
+ASIDE = ".erase-"
+"""Names of the work folders beside the deliveries of a source; what a killed erasure left is swept by the next."""
+HALF_COPIED = ".tmp-"
+_HANDING_OVER_SECONDS = 3600.0
+
+
+@dataclass(frozen=True)
+class _File:
+    """One file of a delivery, and how it is read (None: no reader takes it)."""
+
+    name: str
+    path: Path
+    form: str | None
+
+
+def look(folder: Path, format: str, person: Person) -> Tally:
+    """Count what a delivery's folder holds of a person. Changes nothing.
+
+    Raises:
+        StoreError: no space to unpack, or a file cannot be read.
+    """
+    total = Tally()
+    with storage_errors(str(folder)), _aside(folder) as scratch:
+        for file in _files(folder, format):
+            tally = Tally()
+            for _ in _sifted(file, person, tally, scratch):
+                pass
+            total.add(_named(file, person, tally))
+    return total
+
+
+def take_out(folder: Path, format: str, person: Person) -> Tally:
+    """Rewrite a delivery's folder without a person; gives what was there before.
+
+    A file in which nothing is left is removed, and so is one that nobody reads or can read and that carries the id;
+    a file that is called by the id and holds others' records is renamed.
+
+    Raises:
+        StoreError: disk full or not writable; every file is then whole, the old one or the new one.
+    """
+    total = Tally()
+    with storage_errors(str(folder)), _aside(folder) as scratch:
+        for file in list(_files(folder, format)):
+            tally = Tally()
+            fresh = scratch / "fresh"
+            with _writer(fresh, file.path) as out:
+                for piece in _sifted(file, person, tally, scratch):
+                    out.write(piece)
+            _named(file, person, tally)
+            if tally.whole:
+                remove(file.path)
+            elif tally.held:
+                sync_file(fresh)
+                shutil.copymode(file.path, fresh)
+                fresh.replace(file.path)
+            if not tally.whole:
+                _rename(folder, file, person)
+            sync_folder(file.path.parent if file.path.parent.is_dir() else folder)
+            total.add(tally)
+        _sweep_empty(folder)
+    return total
+
+
+def sweep(folder: Path) -> int:
+    """Remove what killed processes left beside the deliveries of a source (`landing/<source>`); gives the number.
+
+    A delivery that is being handed over this very hour stays: `half_copied` finds it.
+    """
+    swept = 0
+    with storage_errors(str(folder)):
+        for path in folder.glob(".*") if folder.is_dir() else ():
+            old = path.name.startswith(HALF_COPIED) and path.stat().st_mtime < time.time() - _HANDING_OVER_SECONDS
+            if path.name.startswith(ASIDE) or old:
+                remove(path)
+                swept += 1
+    return swept
+
+
+def half_copied(folder: Path) -> int:
+    """How many deliveries of a source (`landing/<source>`) are being handed over, or were left so by a killed process."""
+    return sum(1 for _ in folder.glob(f"{HALF_COPIED}*")) if folder.is_dir() else 0
+
+
+def _files(folder: Path, format: str) -> Iterator[_File]:
+    """Every file below the folder but its marks; hidden ones too, which no reader takes."""
+    read = dict(content(folder))
+    for name, path in read.items():
+        if format == "fhir":
+            yield _File(name, path, form_of(name, path))
+        else:
+            bare = name.lower().removesuffix(".gz")
+            form = "csv" if bare.endswith(CSV_SUFFIXES) else "parquet" if bare.endswith(PARQUET_SUFFIXES) else None
+            yield _File(name, path, form)
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and name not in read and name not in (SUCCESS, MANIFEST):
+            yield _File(name, path, None)
+
+
+def _sifted(file: _File, person: Person, tally: Tally, scratch: Path) -> Iterator[bytes]:
+    """What stays of a file; `tally.whole` says afterwards that nothing does."""
+    work = scratch / "unpacked"
+    try:
+        if file.form == "lines":
+            yield from sift_lines(ByteSource(file.path).pieces(), person, tally)
+        elif file.form == "document":
+            kept = sift_document(b"".join(ByteSource(file.path).pieces()), person, tally)
+            tally.whole += kept is None
+            yield kept or b""
+        elif file.form == "csv":
+            yield from sift_csv(file.name, file.path, work, person, tally)
+        elif file.form == "parquet":
+            yield from sift_parquet(file.name, file.path, work, person, tally)
+        elif person.distinctive:
+            tally.whole += any(person.traced(window) for window in _windows(file.path))
+    finally:
+        work.unlink(missing_ok=True)
+
+
+def _windows(path: Path) -> Iterator[bytes]:
+    """The unpacked bytes in pieces that overlap, so that nothing is cut in two."""
+    last = b""
+    for piece in ByteSource(path).pieces():
+        yield last + piece
+        last = piece[-200:]
+
+
+def _named(file: _File, person: Person, tally: Tally) -> Tally:
+    """Take into account what a file is called, and that nothing is left of it."""
+    called = person.mentions(file.name) or (person.distinctive and person.traced(file.name.encode()))
+    empty = tally.after == (tally.unread if called else 0) and file.form != "parquet"
+    if empty and (tally.removed or called) and not (file.form == "csv" and not called):
+        tally.whole, tally.removed = 1, tally.before
+    return tally
+
+
+def _rename(folder: Path, file: _File, person: Person) -> None:
+    """Give a file that is called by the id and stays another name."""
+    if not (person.distinctive and person.traced(file.name.encode())):
+        return
+    target = folder / file.name.replace(person.id, f"erased-{person.mark[:8]}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    file.path.replace(target)
+
+
+@contextmanager
+def _writer(fresh: Path, like: Path) -> Iterator[IO[bytes]]:
+    """A new file, gzipped (without name and time) where the old one is."""
+    with fresh.open("wb") as raw:
+        if ByteSource(like).gzipped:
+            with gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as packed:
+                yield packed  # type: ignore[misc]
+        else:
+            yield raw
+
+
+@contextmanager
+def _aside(folder: Path) -> Iterator[Path]:
+    """A private work folder on the same file system."""
+    scratch = folder.parent / f"{ASIDE}{uuid.uuid4().hex}"
+    scratch.mkdir(mode=0o700)
+    try:
+        yield scratch
+    finally:
+        remove(scratch)
+
+
+def _sweep_empty(folder: Path) -> None:
+    """Remove folders inside the delivery that nothing is left in: their names may be a person's."""
+    for path in sorted((p for p in folder.rglob("*") if p.is_dir()), reverse=True):
+        if not os.listdir(path):  # noqa: PTH208 - only: is it empty?
+            path.rmdir()

@@ -1,0 +1,68 @@
+"""What taking one person out of a delivery found and did, in counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class Tally:
+    """One file, or a whole delivery.
+
+    Attributes:
+        files: Files that hold the person.
+        before: Records found (lines, rows, entries).
+        removed: Records of the person, and unreadable ones that carry the id.
+        unread: Records that nobody can read and that do not carry the id: they stay.
+        blotted: Records of others in which a reference to the person was blotted out.
+        mentions: Rows of others that hold the id in another column; they are left as they are.
+        unsearched: Tables without the person column, in which nobody can be found.
+        whole: Files that go as a whole.
+        identifiers: Keyed hashes of the person's business identifiers.
+    """
+
+    files: int = 0
+    before: int = 0
+    removed: int = 0
+    unread: int = 0
+    blotted: int = 0
+    mentions: int = 0
+    unsearched: list[str] = field(default_factory=list)
+    whole: int = 0
+    identifiers: set[str] = field(default_factory=set)
+
+    @property
+    def held(self) -> bool:
+        """Is or was the person in it?"""
+        return bool(self.removed or self.blotted or self.whole)
+
+    @property
+    def after(self) -> int:
+        """Records left."""
+        return self.before - self.removed
+
+    def add(self, other: Tally) -> None:
+        """Count another file in."""
+        self.files += other.held
+        self.before += other.before
+        self.removed += other.removed
+        self.unread += other.unread
+        self.blotted += other.blotted
+        self.mentions += other.mentions
+        self.unsearched += other.unsearched
+        self.whole += other.whole
+        self.identifiers |= other.identifiers
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON, for the proof."""
+        return {
+            "files": self.files,
+            "records_before": self.before,
+            "records_removed": self.removed,
+            "records_after": self.after,
+            "records_blotted": self.blotted,
+            "files_removed": self.whole,
+            "rows_of_others_with_the_id": self.mentions,
+            "tables_without_the_column": sorted(self.unsearched),
+        }

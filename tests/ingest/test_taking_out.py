@@ -1,0 +1,248 @@
+"""Taking one person out of a delivery: their records go, everything else keeps its bytes."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from fhir_records import bundle, ndjson, observation, patient
+
+from pipeline.features.split import PUBLISHED_KEY
+from pipeline.ingest.lines import ByteSource
+from pipeline.ingest.person import Person
+from pipeline.ingest.taking_out import look, sweep, take_out
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+CANARY = "zz-canary-7781"
+NAME = "Wimbledorf"
+
+
+def person(id: str = CANARY, **fields: Any) -> Person:
+    return Person(id=id, source="test", key=PUBLISHED_KEY, **fields)
+
+
+def canary(**fields: Any) -> dict[str, Any]:
+    made = patient(1, name=[{"family": NAME}], identifier=[{"system": "urn:mrn", "value": "M-1"}], **fields)
+    return {**made, "id": CANARY}
+
+
+def of(number: int, link: str, **fields: Any) -> dict[str, Any]:
+    return {**observation(number), "subject": {"reference": link}, **fields}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Unpacked bytes by name."""
+    found = [p for p in folder.rglob("*") if p.is_file()]
+    return {p.relative_to(folder).as_posix(): b"".join(ByteSource(p).pieces()) for p in found}
+
+
+@pytest.fixture
+def taken(land: Callable[..., Any]) -> Callable[..., dict[str, bytes]]:
+    """Land these files, take the person out, look that nobody is found any more; gives what is left."""
+
+    def run(files: dict[str, Any], who: Person | None = None, format: str = "fhir") -> dict[str, bytes]:
+        delivery = land(files)
+        one = who or person()
+        before = contents(delivery.folder)
+        seen = look(delivery.folder, format, one)
+        assert contents(delivery.folder) == before, "looking changes nothing"
+        if seen.identifiers:
+            one = Person(id=one.id, source=one.source, key=one.key, identifiers=frozenset(seen.identifiers))
+            seen = look(delivery.folder, format, one)
+        done = take_out(delivery.folder, format, one)
+        assert done.to_dict() == seen.to_dict()
+        again = look(delivery.folder, format, one)
+        assert not again.held
+        assert again.before == done.after
+        assert (delivery.folder / "_SUCCESS").exists()
+        assert (delivery.folder / "_DELIVERY.json").exists()
+        assert not list(delivery.folder.parent.glob(".erase-*"))
+        left = contents(delivery.folder)
+        marks = ("_SUCCESS", "_DELIVERY.json")
+        return {name: data for name, data in left.items() if name not in marks}
+
+    return run
+
+
+LINKS = [
+    f"Patient/{CANARY}",
+    f"urn:uuid:{CANARY}",
+    f"https://example.org/fhir/Patient/{CANARY}",
+    f"https://example.org/fhir/Patient/{CANARY}/_history/2",
+    "Patient?identifier=urn:mrn|M-1",
+]
+
+
+def test_lines_that_are_theirs_go_and_others_keep_their_bytes(taken: Callable[..., dict[str, bytes]]) -> None:
+    odd = b'{"resourceType" : "Observation", "id":"odd", "subject":{"reference":"Patient/p2"}, "valueInteger": 1.50}\r'
+    near = of(90, f"Patient/{CANARY}-2")
+    broken_other = b'{"resourceType":"Patient","id":"p9'
+    files = {
+        "Patient.ndjson": [canary(), patient(2), b'{"resourceType":"Patient","id":"' + CANARY.encode(), broken_other],
+        "Observation.ndjson.gz": [*(of(i, link) for i, link in enumerate(LINKS)), odd, near],
+        "Coverage.ndjson": [
+            {"resourceType": "Coverage", "id": "c1", "beneficiary": {"reference": LINKS[0]}},
+            {"resourceType": "Coverage", "id": "c2", "beneficiary": {"reference": "Patient/p2"}},
+            {"resourceType": "Provenance", "id": "v", "target": [{"reference": LINKS[0]}]},
+            {"resourceType": "Encounter", "id": "e", "subject": {"identifier": {"system": "urn:mrn", "value": "M-1"}}},
+            {"resourceType": "Patient", "id": "\\u0070x"},
+        ],
+    }
+    left = taken(files)
+    assert left["Patient.ndjson"] == ndjson([patient(2), broken_other])
+    assert left["Observation.ndjson.gz"] == ndjson([odd, near])
+    assert left["Coverage.ndjson"] == ndjson([files["Coverage.ndjson"][1], files["Coverage.ndjson"][4]])
+
+
+def test_records_of_several_people_stay_without_the_one(taken: Callable[..., dict[str, bytes]]) -> None:
+    twin = patient(2, link=[{"other": {"reference": LINKS[0], "display": NAME}, "type": "seealso"}])
+    group = {
+        "resourceType": "Group",
+        "id": "g",
+        "member": [{"entity": {"reference": "Patient/p2"}}, {"entity": {"reference": LINKS[0], "display": NAME}}],
+    }
+    spoken = of(3, "Patient/p2", note=[{"text": f"brother of {CANARY}."}], valueQuantity={"value": 1.50, "unit": "x"})
+    left = taken({"all.ndjson": [canary(), twin, group, spoken]})
+    text = left["all.ndjson"].decode()
+    assert CANARY not in text
+    assert NAME not in text
+    read = [json.loads(line) for line in text.splitlines()]
+    assert read[0] == patient(2, link=[{"other": {"display": "erased"}, "type": "seealso"}])
+    assert read[1]["member"] == [{"entity": {"reference": "Patient/p2"}}, {"entity": {"display": "erased"}}]
+    assert read[2] == {**spoken, "note": [{"text": "brother of erased."}]}
+
+
+def test_a_short_id_means_nobody_in_other_text(taken: Callable[..., dict[str, bytes]]) -> None:
+    keep = [patient(17), of(1, "Patient/p2", note=[{"text": "17 days"}]), of(2, "Patient/117")]
+    theirs = [{**patient(1), "id": "17"}, of(3, "Patient/17"), {**patient(1), "id": 17}]
+    left = taken({"all.ndjson": [*keep, *theirs], "part-17.ndjson": [patient(3)]}, person("17"))
+    assert left == {"all.ndjson": ndjson(keep), "part-17.ndjson": ndjson([patient(3)])}
+
+
+def test_bundles_lose_entries_and_those_of_one_patient_go_whole(taken: Callable[..., dict[str, bytes]]) -> None:
+    entries = [
+        json.dumps({"fullUrl": "urn:uuid:abc", "resource": canary()}, indent=1),
+        json.dumps({"fullUrl": "urn:uuid:def", "resource": patient(2)}, indent=3),
+        json.dumps({"resource": of(1, "urn:uuid:abc")}),
+        json.dumps({"resource": of(2, "urn:uuid:def")}),
+    ]
+    shared = '{"resourceType": "Bundle",\n "type": "batch", "entry": [\n' + " ,\n".join(entries) + "\n ]}\n"
+    own = bundle([canary(), of(5, LINKS[0]), {"resourceType": "Organization", "id": "org"}])
+    nested = bundle([json.loads(own), patient(4)])
+    left = taken(
+        {
+            "shared.json": shared.encode(),
+            f"{NAME}_{CANARY}.json": own,
+            "own.json.gz": own,
+            "nested.json": nested,
+            "lines.ndjson": [json.loads(own), json.loads(shared), patient(7)],
+            "list.json": json.dumps([canary(), patient(5)]).encode(),
+            "one.json": json.dumps(canary()).encode(),
+            "others.json": bundle([patient(6)]),
+        }
+    )
+    assert sorted(left) == ["lines.ndjson", "list.json", "nested.json", "others.json", "shared.json"]
+    head, tail = '{"resourceType": "Bundle",\n "type": "batch", "entry": [\n', "\n ]}\n"
+    assert left["shared.json"].decode() == head + entries[1] + " ,\n" + entries[3] + tail
+    assert [e["resource"]["id"] for e in json.loads(left["nested.json"])["entry"]] == ["p4"]
+    assert json.loads(left["list.json"]) == [patient(5)]
+    assert left["others.json"] == bundle([patient(6)])
+    assert len(left["lines.ndjson"].splitlines()) == 2
+    assert not [name for name, data in left.items() if CANARY.encode() in data or NAME.encode() in data]
+
+
+def test_what_cannot_be_read_goes_if_it_carries_the_id(taken: Callable[..., dict[str, bytes]]) -> None:
+    cut = bundle([patient(2), of(1, "Patient/p2"), canary()])[:-60]
+    files = {
+        "cut.json": cut,
+        "garbage.json": b"not JSON, of " + CANARY.encode(),
+        f"{NAME}_{CANARY}.json": b'{"resourceType": "Bundle", ' + NAME.encode(),
+        "notes.txt": f"call {CANARY} back".encode(),
+        ".swap": CANARY.encode(),
+        "readme.txt": b"nobody",
+        f"{CANARY}/all.ndjson": [patient(8)],
+        "Patient.ndjson": [patient(1)],
+    }
+    left = taken(files)
+    assert sorted(left) == ["Patient.ndjson", "cut.json", f"erased-{person().mark[:8]}/all.ndjson", "readme.txt"]
+    assert [e["resource"]["id"] for e in json.loads(left["cut.json"])["entry"]] == ["p2", "o1"]
+
+
+def test_a_gzip_that_is_cut_loses_them_too(taken: Callable[..., dict[str, bytes]]) -> None:
+    rows = ndjson([patient(2), canary(), *[of(i, "Patient/p2") for i in range(200)]])
+    left = taken({"all.ndjson.gz": gzip.compress(rows)[:-40], "Patient.ndjson": [patient(1)]})
+    assert left["all.ndjson.gz"].startswith(ndjson([patient(2), of(0, "Patient/p2")]))
+
+
+CSV = '\ufeffMRN;name;note\r\n17;Ann;a\r\n18;Bob;"two\r\nlines; 17"\r\n 17.0 ;Ann;b\r\n017;Cid;c\r\n19;Dot;17\r\n17;too;many;fields\r\n'
+
+
+def test_csv_rows_go_by_column_and_keep_every_other_byte(taken: Callable[..., dict[str, bytes]]) -> None:
+    kept = '\ufeffMRN;name;note\r\n18;Bob;"two\r\nlines; 17"\r\n017;Cid;c\r\n19;Dot;17\r\n'
+    who = person("17", column="mrn")
+    left = taken({"a.csv": CSV.encode(), "b.csv.gz": CSV.encode()}, who, "table")
+    assert left == {"a.csv": kept.encode(), "b.csv.gz": kept.encode()}
+
+
+def test_tables_without_the_column_are_named(land: Callable[..., Any]) -> None:
+    delivery = land({"a.csv": b"code,label\n17,x\n", "b.parquet": b"no parquet", "c.csv": b""})
+    seen = look(delivery.folder, "table", person("17", column="mrn"))
+    assert not seen.held
+    assert seen.unsearched == ["a.csv", "b.parquet (not readable as Parquet)", "c.csv (no header)"]
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.parquet.gz"])
+def test_parquet_rows_go_and_leave_nothing_in_dictionaries(land: Callable[..., Any], tmp_path: Path, name: str) -> None:
+    ids = pa.array(["p1", CANARY, None, "p2", CANARY])
+    names = pa.array(["Ann", NAME, "Bob", "Cid", NAME]).dictionary_encode()
+    table = pa.table({"who": ids, "name": names, "at": pa.array([1, 2, 3, 4, 5], pa.timestamp("us"))})
+    pq.write_table(table, tmp_path / "made.parquet", row_group_size=2)
+    delivery = land({name: (tmp_path / "made.parquet").read_bytes()})
+    done = take_out(delivery.folder, "table", person(column="who"))
+    assert (done.before, done.removed) == (5, 2)
+    data = contents(delivery.folder)[name]
+    assert NAME.encode() not in data
+    left = pq.read_table(pa.BufferReader(data))
+    assert left.column("who").to_pylist() == ["p1", None, "p2"]
+    assert left.column("name").to_pylist() == ["Ann", "Bob", "Cid"]
+    assert left.schema.field("at").type == pa.timestamp("us")
+    numbered = pa.table({"who": pa.array([17, 18, None], pa.int64())})
+    pq.write_table(numbered, delivery.folder / "n.parquet")
+    assert take_out(delivery.folder, "table", person("17", column="who")).removed == 1
+
+
+def test_a_file_that_cannot_be_written_stays_whole(land: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed between two files, the same call ends with the same files."""
+    files = {"a.ndjson": [canary(), patient(2)], "b.ndjson": [of(1, LINKS[0]), of(2, "Patient/p2")]}
+    delivery = land(files)
+    replace = Path.replace
+    calls = []
+
+    def dies(self: Path, target: Path) -> Path:
+        calls.append(target)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", dies)
+    with pytest.raises(KeyboardInterrupt):
+        take_out(delivery.folder, "fhir", person())
+    monkeypatch.undo()
+    assert contents(delivery.folder)["b.ndjson"] == ndjson(files["b.ndjson"])
+    take_out(delivery.folder, "fhir", person())
+    assert contents(delivery.folder)["a.ndjson"] == ndjson([patient(2)])
+    assert contents(delivery.folder)["b.ndjson"] == ndjson([of(2, "Patient/p2")])
+    (delivery.folder.parent / ".erase-dead").mkdir()
+    assert sweep(delivery.folder.parent) == 1
+
+
+def test_the_id_is_in_no_repr() -> None:
+    assert CANARY not in repr(person())
+    assert person().mark != person("other").mark
