@@ -3,6 +3,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# With the extra `dist` (Postgres, Ray, object store): the tests and mypy need it, the demo does not.
+WHOLE := $(VENV)/.installed-whole
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export DAGSTER_DISABLE_TELEMETRY := 1
@@ -24,18 +26,22 @@ $(STAMP): pyproject.toml constraints.txt
 	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable '.[demo,dev]'
 	@touch $@
 
-install: $(STAMP)
+$(WHOLE): $(STAMP)
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable '.[demo,dev,dist]'
+	@touch $@
+
+install: $(WHOLE)
 
 demo: $(STAMP)
 	$(BIN)/cohortloom demo
 
-test: $(STAMP)
+test: $(WHOLE)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 ui: $(STAMP)
 	$(BIN)/cohortloom ui
 
-lint: $(STAMP)
+lint: $(WHOLE)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

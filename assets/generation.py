@@ -71,12 +71,12 @@ def _model(cells: dg.MultiPartitionsDefinition, card: Card) -> dg.AssetsDefiniti
         lake: LakeResource,
         compute: ComputeResource,
     ) -> dg.MaterializeResult:
+        from assets.remote_training import train
         from pipeline.workflow.cell import Cell
-        from pipeline.workflow.training import fit_step
 
         cell = Cell.of(load_book(), **key_of(context))
         overrides = overrides_of(config)
-        made = fit_step(lake.open(), cell, card.name, compute.bound(), overrides=overrides, run_id=context.run.run_id)
+        made = train(context, lake.open(), cell, card.name, compute.bound(), overrides)
         for warning in (w for report in made.reports for w in report.warnings):
             context.log.warning(warning)
         settings = {"cohort": made.version.info["settings"], "overrides": overrides}

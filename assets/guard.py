@@ -7,12 +7,14 @@ test walks the graph and looks for it.
 
 import functools
 import inspect
+import os
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import dagster as dg
 
 from pipeline.errors import CohortLoomError, StoreError
+from pipeline.workflow.compute import MEMORY_VARIABLE
 from pipeline.workflow.record import out_of_memory, words_of
 
 GUARDED = "__cohortloom_guarded__"
@@ -52,5 +54,8 @@ def _failure(error: Exception) -> dg.Failure:
         return dg.Failure(description=error.description, metadata=error.metadata, allow_retries=error.allow_retries)
     if isinstance(error, CohortLoomError):
         return dg.Failure(description=str(error), allow_retries=isinstance(error, StoreError))
-    words = f"Out of memory: {words_of(error)}" if out_of_memory(error) else f"Unexpected {words_of(error)}"
-    return dg.Failure(description=f"{words}.", allow_retries=isinstance(error, OSError))
+    if out_of_memory(error):
+        bound = os.environ.get(MEMORY_VARIABLE)
+        todo = f" A run may take {bound} here ({MEMORY_VARIABLE})." if bound else ""
+        return dg.Failure(description=f"Out of memory: {words_of(error)}.{todo}", allow_retries=False)
+    return dg.Failure(description=f"Unexpected {words_of(error)}.", allow_retries=isinstance(error, OSError))

@@ -1,5 +1,7 @@
 """What a run may use of the machine, as a resource."""
 
+import multiprocessing
+
 import dagster as dg
 from pydantic import Field
 
@@ -14,12 +16,19 @@ class ComputeResource(dg.ConfigurableResource):
     memory_limit: str = Field(default="", description="DuckDB's limit, e.g. 2GB; empty: COHORTLOOM_MEMORY or 2GB.")
 
     def bound(self) -> Compute:
-        """The limits, already applied to this process."""
+        """The limits, already applied to this process.
+
+        The bound on all of its memory only where Dagster made the process for this run (it starts a run, or a step, in
+        a child made by `multiprocessing`): never in the UI, a command of several runs or a test session.
+        """
         usual = Compute.from_environment()
         compute = Compute(
             device=self.device or usual.device,
             threads=self.threads or usual.threads,
             memory_limit=self.memory_limit or usual.memory_limit,
+            run_memory=usual.run_memory,
         )
         compute.bind()
+        if multiprocessing.parent_process() is not None:
+            compute.bind_memory()
         return compute
