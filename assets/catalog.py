@@ -20,6 +20,7 @@ def build_catalog(generators: list[str]) -> dg.AssetsDefinition:
         ["features"],
         ["references"],
         ["leaderboard"],
+        ["release"],
         *([stage, name] for stage in ("synthetic", "evaluation") for name in generators),
     ]
 
@@ -30,8 +31,8 @@ def build_catalog(generators: list[str]) -> dg.AssetsDefinition:
         kinds={"duckdb"},
         owners=OWNERS,
         tags={"phi": "true"},
-        description="One DuckDB file: `features.<cohort>`, `synthetic.<cohort>` and `metrics.*` as tables, raw tables and events "
-        "as views. Open it read-only; it is replaced as a whole.",
+        description="One DuckDB file: `features.<cohort>`, `synthetic.<cohort>`, `released.<cohort>` and `metrics.*` as tables, raw "
+        "tables and events as views. Open it read-only; it is replaced as a whole.",
         code_version="1",
         pool="catalog",
         retry_policy=RETRY,

@@ -1,6 +1,7 @@
 """`catalog.duckdb`: one read-only DuckDB file over the current versions of the lake, for notebooks and BI.
 
-Feature tables, synthetic rows and metrics are real tables in it; raw tables and events are views over the lake's files.
+Feature tables, synthetic rows, releases and metrics are real tables in it; raw tables and events are views over the
+lake's files.
 It is built aside and swapped in, so readers are never blocked: those who have it open keep the old one. Columns that
 are not data (month, subject, split ...) start with an underscore.
 """
@@ -127,12 +128,25 @@ def _parts(lake: Lake) -> tuple[Parts, dict[str, str]]:
             marks = {"_cohort": version.partition["cohort"], "_month": version.partition["month"]}
             select = f"SELECT {_literals({**marks, **({'_generator': generator} if generator else {})})}, * FROM {_file(lake, version, 'data')}"
             add("metrics", stage, select, version)
+    for row, version in _released(lake):
+        marks = {"_month": version.partition["month"], "_release": row}
+        select = f"SELECT {_literals(marks)}, * FROM {_file(lake, version, 'data')}"
+        add("released", version.partition["cohort"], select, version)
     for version in _current(lake, lambda asset: asset.startswith("raw/") or asset == "events"):
         schema = version.asset.replace("/", "_")
         for table in raw_tables(lake, version):
             marks = {"_delivery": version.partition["delivery"]}
             add(schema, table, f"SELECT {_literals(marks)}, * FROM {_file(lake, version, table)}", version, view=True)
     return parts, inputs
+
+
+def _released(lake: Lake) -> Iterable[tuple[str, Version]]:
+    """Every release that was not withdrawn, as (id, payload); one without Parquet is read by nobody but people."""
+    from pipeline.workflow.released import published_versions
+
+    for version in published_versions(lake):
+        if "data" in version.files:
+            yield str(version.info["release_id"]), version
 
 
 def _cohort(lake: Lake, version: Version, marks: str, beside: str) -> Iterable[tuple[str, str]]:
