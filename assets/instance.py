@@ -4,6 +4,7 @@ The lake is the truth. Whatever Dagster knows of it (delivery keys, runs that a 
 at every start, so deleting COHORTLOOM_HOME/dagster loses history but no delivery.
 """
 
+import json
 import os
 import shutil
 import socket
@@ -12,8 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dagster as dg
+from dagster._core.storage.tags import GRPC_INFO_TAG
 
+from assets.notices import note_failed_run
 from assets.partitions import DELIVERY, cohort_month_key
+from assets.postgres import settle_storage
 from pipeline.errors import StoreError
 from pipeline.store.home import Home
 
@@ -23,6 +27,8 @@ if TYPE_CHECKING:
 CONFIGURATION = Path(__file__).resolve().parents[1] / "dagster.yaml"
 PROCESS_TAG = "cohortloom/process"
 GPU_POOL = "gpu"
+PUBLISH_POOL = "publish"
+"""Releases are published one after the other."""
 
 
 def prepare_dagster_home(home: Home) -> Path:
@@ -30,6 +36,7 @@ def prepare_dagster_home(home: Home) -> Path:
 
     Raises:
         StoreError: the folder cannot be written.
+        ConfigError, InstanceError: Postgres is asked for (DAGSTER_PG_URL) and cannot be used.
     """
     home.ensure()
     target = home.dagster / "dagster.yaml"
@@ -38,6 +45,7 @@ def prepare_dagster_home(home: Home) -> Path:
             temporary = target.with_name(f".{target.name}.{os.getpid()}")
             shutil.copyfile(CONFIGURATION, temporary)
             temporary.replace(target)
+        settle_storage(target)
     except OSError as error:
         raise StoreError(f"dagster.yaml cannot be written ({error.strerror}).", where=str(home.dagster)) from error
     os.environ["DAGSTER_HOME"] = str(home.dagster)
@@ -45,15 +53,17 @@ def prepare_dagster_home(home: Home) -> Path:
 
 
 def open_instance(home: Home) -> dg.DagsterInstance:
-    """The instance of this home: deliveries registered, runs of dead processes closed, the GPU pool limited to one."""
+    """The instance of this home: deliveries registered, runs of dead processes closed, pools limited to one."""
     from pipeline.store.lake import Lake
 
     instance = dg.DagsterInstance.from_config(str(prepare_dagster_home(home)))
     register(instance, known_deliveries(Lake(home), home))
     close_dead_runs(instance)
     storage = instance.event_log_storage
-    if storage.supports_global_concurrency_limits and GPU_POOL not in {p.name for p in storage.get_pool_limits()}:
-        storage.set_concurrency_slots(GPU_POOL, 1)
+    if storage.supports_global_concurrency_limits:
+        limited = {pool.name for pool in storage.get_pool_limits()}
+        for name in {GPU_POOL, PUBLISH_POOL} - limited:
+            storage.set_concurrency_slots(name, 1)
     return instance
 
 
@@ -74,29 +84,62 @@ def register(instance: dg.DagsterInstance, keys: Iterable[str]) -> list[str]:
     return new
 
 
-def process_tag() -> dict[str, str]:
-    """Tag of a run that is executed in this process."""
-    return {PROCESS_TAG: f"{socket.gethostname()}:{os.getpid()}"}
+def process_tag(run_id: str) -> dict[str, str]:
+    """Tag of a run that is executed in this process.
+
+    It names the run too: Dagster copies tags to a second attempt, which is executed elsewhere.
+    """
+    return {PROCESS_TAG: f"{run_id}:{socket.gethostname()}:{os.getpid()}"}
 
 
 def close_dead_runs(instance: dg.DagsterInstance) -> list[str]:
     """Mark runs as failed whose process on this machine is gone (killed half-way); gives their ids.
 
-    Nobody else does: such runs were executed inside a command, so no launcher watches them, and they would hold
-    their pool slots and show as running for ever.
+    Nobody else does, and they would hold their pool slots, keep others of the same partition waiting, and show as
+    running for ever. Runs inside a command are watched by no launcher. Runs of the UI are watched by the process that
+    started them, and are lost when that is killed too: Dagster's monitoring asks launchers, and the default one cannot
+    say. What the UI's daemon finds failed so is tried once more (`run_retries`).
     """
-    host = socket.gethostname()
+    closed = []
+    for run in dead_runs(instance):
+        instance.report_run_failed(run, "The process of this run was killed; what it had committed stays.")
+        instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+        note_failed_run(instance, run.run_id, Home.from_environment())
+        closed.append(run.run_id)
+    return closed
+
+
+def dead_runs(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
+    """Runs that are open although their process on this machine is gone. Changes nothing."""
     open_runs = instance.get_runs(
         filters=dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING])
     )
-    closed = []
-    for run in open_runs:
-        machine, _, pid = run.tags.get(PROCESS_TAG, "").rpartition(":")
-        if machine == host and pid.isdigit() and int(pid) != os.getpid() and not _alive(int(pid)):
-            instance.report_run_failed(run, "The process of this run was killed; what it had committed stays.")
-            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
-            closed.append(run.run_id)
-    return closed
+    return [run for run in open_runs if _killed(run)]
+
+
+def _killed(run: dg.DagsterRun) -> bool:
+    """Is the process of this open run gone?"""
+    owner, _, pid = run.tags.get(PROCESS_TAG, "").rpartition(":")
+    if owner == f"{run.run_id}:{socket.gethostname()}":
+        return pid.isdigit() and int(pid) != os.getpid() and not _alive(int(pid))
+    # A second attempt carries the address of the first one's server until it has one of its own.
+    if run.status == dg.DagsterRunStatus.STARTING and run.parent_run_id is not None:
+        return False
+    address = json.loads(run.tags.get(GRPC_INFO_TAG, "{}"))
+    return bool(address.get("socket")) and not _answers(address["socket"])
+
+
+def _answers(path: str) -> bool:
+    """Does a server listen on this socket of this machine?"""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(5)
+        try:
+            probe.connect(path)
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+        except OSError:
+            return True
+    return True
 
 
 def training_seconds(

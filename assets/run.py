@@ -15,9 +15,12 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from assets.definitions import build_defs, generators_in_use
+from assets.executor import execute
 from assets.instance import known_deliveries, open_instance, process_tag, register
-from assets.jobs import COHORT_MONTH_JOB, ingest_job_name
+from assets.jobs import COHORT_MONTH_JOB, RELEASE_JOB, ingest_job_name
+from assets.notices import asset_of, note_failed_run, reason_of
 from assets.partitions import DELIVERY, cohort_month_key, months, start_month
+from assets.postgres import kept_in_storage
 from pipeline.errors import ConfigError, NotFoundError, nearest
 from pipeline.features.spec import CohortSpec, SourceSpec, load_book
 from pipeline.store.home import Home
@@ -25,7 +28,7 @@ from pipeline.store.home import Home
 if TYPE_CHECKING:
     from pipeline.store.lake import Lake
 
-STAGES = ("features", "model", "synthetic", "evaluation")
+STAGES = ("features", "model", "synthetic", "evaluation", "release")
 """Where a run may start; each includes what comes after it."""
 Progress = Callable[[str], None]
 
@@ -74,10 +77,12 @@ def run_cohort(
     generators: Sequence[str] | None = None,
     start_from: str | None = None,
     new_split: bool = False,
+    preset: str | None = None,
+    tags: Mapping[str, str] | None = None,
     instance: dg.DagsterInstance | None = None,
     on_event: Progress | None = None,
 ) -> RunOutcome:
-    """Make a cohort of a month, up to its leaderboard.
+    """Make a cohort of a month, up to its leaderboard and its release.
 
     Args:
         cohort: Name of the cohort.
@@ -86,6 +91,8 @@ def run_cohort(
             cohort does not enable leave their row).
         start_from: One of `STAGES`; what comes before is taken from the lake.
         new_split: Accept a split key other than the one that the cohort was built with.
+        preset: Settings that every training of this run starts from, as if filled into the launchpad.
+        tags: Of the run, beside the usual ones.
         instance: Dagster's instance; default this home's.
         on_event: Called with one line for each asset that is finished, and for each check that fails.
 
@@ -102,6 +109,8 @@ def run_cohort(
         raise ConfigError(f"A run cannot start from '{start_from}'.", todo=nearest(start_from, list(STAGES)))
     if new_split and start_from not in (None, "features"):
         raise ConfigError("A new split needs new features.", todo="Leave out --from.")
+    if preset is not None and start_from not in (None, "features", "model"):
+        raise ConfigError("A preset needs a training.", todo="Leave out --from, or start from model.")
     for name in generators or ():
         if name not in spec.generators:
             raise ConfigError(f"Cohort '{cohort}' does not enable '{name}'.", todo=nearest(name, list(spec.generators)))
@@ -109,9 +118,37 @@ def run_cohort(
     names = sorted(set(generators)) if generators else generators_in_use(book)
     selection = _selection(Lake(home), spec, book.source(spec.source), month, names, start_from or "features")
     key = cohort_month_key(cohort, month)
-    config = {"ops": {"cohort_inputs": {"config": {"new_split": True}}}} if new_split else {}
+    config = preset_config(selection, preset) if preset is not None else {"ops": {}}
+    if new_split:
+        config["ops"]["cohort_inputs"] = {"config": {"new_split": True}}
     with nullcontext(instance) if instance is not None else open_instance(home) as chosen:
-        return _execute(COHORT_MONTH_JOB, key, selection, chosen, on_event, config)
+        return _execute(COHORT_MONTH_JOB, key, selection, chosen, on_event, config, tags)
+
+
+def assets_of(generators: Sequence[str] | None = None) -> list[dg.AssetKey]:
+    """The assets of a whole cohort-month, or without those of all other generators."""
+    names = sorted(set(generators)) if generators else generators_in_use(load_book())
+    return _keys(names, STAGES, with_references=True)
+
+
+def preset_config(assets: Iterable[dg.AssetKey], preset: str) -> dict[str, Any]:
+    """Run config with which every training among `assets` starts from a preset, as the launchpad would fill it in."""
+    trainings = ["__".join(key.path) for key in assets if key.path[0] == "model"]
+    return {"ops": {name: {"config": {"preset": preset}} for name in trainings}}
+
+
+def publish(
+    cohort: str, month: str, instance: dg.DagsterInstance | None = None, *, on_event: Progress | None = None
+) -> RunOutcome:
+    """Publish the candidate of a cohort's month if it may be; the run succeeds also where it waits for something.
+
+    Raises:
+        ConfigError: the month is outside the calendar.
+    """
+    _check_month(month)
+    key = cohort_month_key(cohort, month)
+    with nullcontext(instance) if instance is not None else open_instance(Home.from_environment().ensure()) as chosen:
+        return _execute(RELEASE_JOB, key, None, chosen, on_event)
 
 
 def default_month(spec: CohortSpec, lake: "Lake") -> str:
@@ -119,6 +156,15 @@ def default_month(spec: CohortSpec, lake: "Lake") -> str:
 
     Raises:
         NotFoundError: there is no delivery of this source.
+    """
+    return f"{max(delivery_days(spec, lake)):%Y-%m}-01"
+
+
+def delivery_days(spec: CohortSpec, lake: "Lake") -> list[date]:
+    """The days of all deliveries of the cohort's source that the lake or the landing folder has.
+
+    Raises:
+        NotFoundError: there is none.
     """
     from pipeline.ingest.delivery import landed
 
@@ -132,7 +178,7 @@ def default_month(spec: CohortSpec, lake: "Lake") -> str:
         raise NotFoundError(
             f"Source '{source.name}' has no delivery yet.", todo=f"Hand one over: cohortloom deliver {source.name} PATH"
         )
-    return f"{max(days):%Y-%m}-01"
+    return days
 
 
 def _check_month(month: str) -> None:
@@ -150,11 +196,19 @@ def _selection(
     from pipeline.workflow.judging import references_current
 
     wanted = STAGES[STAGES.index(stage) :]
+    stale = "features" in wanted or not references_current(lake, Cell(spec, source, month))
+    return _keys(generators, wanted, with_references=stale)
+
+
+def _keys(generators: list[str], wanted: Sequence[str], *, with_references: bool) -> list[dg.AssetKey]:
+    """The assets of these stages, in the order in which they are made."""
+    if wanted == ("release",):
+        return [dg.AssetKey("release")]
     keys = [["cohort_inputs"], ["features"]] if "features" in wanted else []
-    if "features" in wanted or not references_current(lake, Cell(spec, source, month)):
+    if with_references:
         keys.append(["references"])
     keys += [[s, name] for s in ("model", "synthetic", "evaluation") if s in wanted for name in generators]
-    return [dg.AssetKey(key) for key in [*keys, ["leaderboard"]]]
+    return [dg.AssetKey(key) for key in [*keys, ["leaderboard"], ["privacy_ledger"], ["release"]]]
 
 
 def _execute(
@@ -164,33 +218,32 @@ def _execute(
     instance: dg.DagsterInstance,
     on_event: Progress | None,
     config: Mapping[str, Any] | None = None,
+    tags: Mapping[str, str] | None = None,
 ) -> RunOutcome:
-    """Run a job in this process; an error of a step is part of the outcome, not raised."""
+    """Run a job from this process; an error of a step is part of the outcome, not raised."""
     run_id = str(uuid.uuid4())
-    if on_event is not None:
-        instance.add_event_listener(run_id, _listener(on_event))
     began = time.perf_counter()
-    result = (
-        build_defs()
-        .resolve_job_def(job)
-        .execute_in_process(
+    with kept_in_storage():
+        result = execute(
+            build_defs().resolve_job_def(job),
+            partition=partition,
+            selection=list(selection) if selection is not None else None,
             instance=instance,
-            partition_key=partition,
-            asset_selection=list(selection) if selection is not None else None,
-            raise_on_error=False,
             run_id=run_id,
-            tags=process_tag(),
+            tags={**process_tag(run_id), **(tags or {})},
             run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}, **(config or {})},
+            listener=_listener(on_event) if on_event is not None else None,
         )
-    )
+    if not result.success:
+        note_failed_run(instance, run_id, Home.from_environment())
     failures = [e for e in result.all_events if e.event_type == dg.DagsterEventType.STEP_FAILURE]
     made = [e.asset_key for e in result.all_events if e.event_type == dg.DagsterEventType.ASSET_MATERIALIZATION]
     return RunOutcome(
         success=result.success,
         run_id=run_id,
-        failed_steps=[_asset_of(e) for e in failures],
+        failed_steps=[asset_of(e) for e in failures],
         seconds=time.perf_counter() - began,
-        reason=_reason(failures[0]) if failures else "",
+        reason=reason_of(failures[0]) if failures else "",
         assets=[key.to_user_string() for key in made if key is not None],
     )
 
@@ -209,7 +262,7 @@ def _listener(on_event: Progress) -> Callable[[dg.EventLogEntry], None]:
             took = entry.timestamp - started.get(event.step_key, entry.timestamp)
             on_event(f"{event.asset_key.to_user_string()} ({took:.1f} s)")
         elif event.event_type == dg.DagsterEventType.STEP_FAILURE:
-            on_event(f"failed: {_asset_of(event)}: {_reason(event)}")
+            on_event(f"failed: {asset_of(event)}: {reason_of(event)}")
         elif event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
             check = event.asset_check_evaluation_data
             if not check.passed:
@@ -219,17 +272,6 @@ def _listener(on_event: Progress) -> Callable[[dg.EventLogEntry], None]:
     return listen
 
 
-def _asset_of(event: dg.DagsterEvent) -> str:
-    return (event.step_key or "").replace("__", "/")
-
-
-def _reason(event: dg.DagsterEvent) -> str:
-    data = event.step_failure_data
-    if data.user_failure_data is not None and data.user_failure_data.description:
-        return data.user_failure_data.description
-    return data.error.cls_name or "unknown" if data.error is not None else "unknown"
-
-
 __all__ = [
     "DELIVERY",
     "STAGES",
@@ -237,6 +279,7 @@ __all__ = [
     "default_month",
     "ingest",
     "known_deliveries",
+    "publish",
     "register",
     "run_cohort",
 ]

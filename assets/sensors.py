@@ -1,13 +1,13 @@
-"""The delivery sensor: what has landed becomes a partition and is taken in once.
+"""The delivery sensor: what has landed becomes a partition and is taken in once. And one that closes lost runs.
 
-It is the only writer of delivery keys in the UI's process; the command line registers through `instance.py`.
+The delivery sensor is the only writer of delivery keys in the UI's process; the command line registers through `instance.py`.
 """
 
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from assets.guard import guarded
-from assets.instance import known_deliveries
+from assets.instance import close_dead_runs, known_deliveries
 from assets.jobs import ingest_job_name
 from assets.partitions import DELIVERY
 from pipeline.features.spec import CohortBook, load_book
@@ -54,7 +54,19 @@ def build_sensors(jobs: list[UnresolvedAssetJobDefinition]) -> list[dg.SensorDef
             dynamic_partitions_requests=[DELIVERY.build_add_request(new)] if new else [],
         )
 
-    return [deliveries]
+    @dg.sensor(
+        name="lost_runs",
+        minimum_interval_seconds=2 * INTERVAL_SECONDS,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Marks runs as failed whose process on this machine was killed: nobody else does, and others of the "
+        "same partition would wait for them for ever.",
+    )
+    @guarded
+    def lost_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+        closed = close_dead_runs(context.instance)
+        return dg.SkipReason(f"closed: {', '.join(closed)}" if closed else "no run was lost")
+
+    return [deliveries, lost_runs]
 
 
 def _format_of(book: CohortBook, source: str) -> str | None:
