@@ -16,11 +16,17 @@ import dagster as dg
 from assets.catalog import build_catalog
 from assets.checks import build_checks
 from assets.evaluation import build_evaluation
+from assets.executor import chosen_executor
 from assets.features import build_features
 from assets.generation import build_generation
 from assets.ingest import FORMATS, build_ingest
+from assets.inventory import build_inventory, code_versions
 from assets.jobs import build_jobs, ingest_job_name
+from assets.ledger import build_ledger
+from assets.notices import build_notices
 from assets.partitions import cohort_month
+from assets.release import build_release
+from assets.schedules import build_schedules
 from assets.sensors import build_sensors
 from pipeline.features.spec import CohortBook, load_book
 from pipeline.workflow.cards import Card, cards
@@ -55,20 +61,22 @@ def _assemble(overrides: Mapping[str, Any]) -> dg.Definitions:
             warnings.warn(f"Generator '{card.name}': {card.broken}.", stacklevel=2)
     cells = cohort_month(book)
     chain = [*build_features(cells, book), *build_generation(cells, in_use), *build_evaluation(cells, in_use)]
+    chain += [build_ledger(cells, list(in_use)), build_release(cells, list(in_use))]
     jobs = build_jobs([asset.key for asset in chain])
     ingest_jobs = {ingest_job_name(format) for format in FORMATS}
     return dg.Definitions(
-        assets=[*build_ingest(), *chain, build_catalog(list(in_use))],
+        assets=[*build_ingest(), *chain, build_catalog(list(in_use)), build_inventory(code_versions(chain))],
         asset_checks=build_checks(cells, list(in_use)),
         jobs=jobs,
-        sensors=build_sensors([job for job in jobs if job.name in ingest_jobs]),
+        schedules=build_schedules({job.name: job for job in jobs}),
+        sensors=[*build_sensors([job for job in jobs if job.name in ingest_jobs]), *build_notices()],
         resources={
             "lake": LakeResource(),
             "landing": LandingResource(),
             "compute": ComputeResource(),
             **overrides,
         },
-        executor=dg.in_process_executor,
+        executor=chosen_executor(),
     )
 
 

@@ -1,4 +1,5 @@
-"""Jobs: taking in a delivery (one job a format), a cohort's month as a whole, the leaderboard alone, the catalog.
+"""Jobs: taking in a delivery (one job a format), a cohort's month as a whole, the leaderboard and the release alone, the catalog,
+the inventory.
 
 A job takes assets of one partitions definition, so deliveries and cohort-months never share one.
 """
@@ -13,7 +14,9 @@ from pipeline.workflow.deliveries import FORMATS_WITH_EVENTS
 
 COHORT_MONTH_JOB = "cohort_month"
 LEADERBOARD_JOB = "leaderboard_alone"
+RELEASE_JOB = "publish_release"
 CATALOG_JOB = "publish_catalog"
+INVENTORY_JOB = "take_inventory"
 
 
 def ingest_job_name(format: str) -> str:
@@ -22,13 +25,13 @@ def ingest_job_name(format: str) -> str:
 
 
 def build_jobs(chain: list[dg.AssetKey]) -> list[UnresolvedAssetJobDefinition]:
-    """All jobs; `chain` are the assets from `cohort_inputs` to `leaderboard`."""
+    """All jobs; `chain` are the assets from `cohort_inputs` to `release`."""
     return [
         *(_ingest_job(format) for format in get_args(Format)),
         dg.define_asset_job(
             COHORT_MONTH_JOB,
             selection=dg.AssetSelection.assets(*chain),
-            description="One cohort in one month: inputs, features, every generator, evaluation, leaderboard.",
+            description="One cohort in one month: inputs, features, every generator, evaluation, leaderboard, release.",
             tags={"dagster/priority": "1"},
         ),
         dg.define_asset_job(
@@ -37,9 +40,19 @@ def build_jobs(chain: list[dg.AssetKey]) -> list[UnresolvedAssetJobDefinition]:
             description="The leaderboard from what the lake has, e.g. after a run that ran out of memory.",
         ),
         dg.define_asset_job(
+            RELEASE_JOB,
+            selection=dg.AssetSelection.assets("release"),
+            description="Publish the candidate of a cohort's month if it has passed and was signed; else say what it waits for.",
+        ),
+        dg.define_asset_job(
             CATALOG_JOB,
             selection=dg.AssetSelection.assets("catalog"),
             description="Build catalog.duckdb aside and swap it in.",
+        ),
+        dg.define_asset_job(
+            INVENTORY_JOB,
+            selection=dg.AssetSelection.assets("inventory"),
+            description="Look over every cohort-month: what failed, is stale, missing or waits.",
         ),
     ]
 

@@ -92,4 +92,6 @@ def reason_of(event: dg.DagsterEvent) -> str:
     data = event.step_failure_data
     if data.user_failure_data is not None and data.user_failure_data.description:
         return data.user_failure_data.description
-    return f"Unexpected {data.error.cls_name or 'error'}." if data.error is not None else "It does not say why."
+    if data.error is not None and data.error.cls_name:
+        return f"Unexpected {data.error.cls_name}."
+    return "Its process ended without saying why (killed, or out of memory?)."

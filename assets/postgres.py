@@ -13,6 +13,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from pipeline.errors import CohortLoomError, ConfigError
+from pipeline.store.disk import check_space
+from pipeline.store.home import Home
 
 URL_VARIABLE = "DAGSTER_PG_URL"
 DRIVER = "postgresql+psycopg2"
@@ -85,6 +87,7 @@ def kept_in_storage() -> Iterator[None]:
 
     Raises:
         InstanceError: the database was lost.
+        StoreError: the disk is full.
     """
     lost = False
     try:
@@ -94,6 +97,7 @@ def kept_in_storage() -> Iterator[None]:
             raise
         lost = True
     if lost:  # outside of the except block: texts of database errors quote statements and values
+        check_space(Home.from_environment().root)  # SQLite calls a full disk an I/O error
         raise InstanceError(
             f"Dagster's database ({_named()}) was lost in the middle of the run.",
             todo="What the run had committed stays in the lake; run the same command again when the database is back.",

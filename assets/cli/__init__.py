@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import typer
 
-from assets.cli import operate, tables
+from assets.cli import backfill, erase, house, ledger, listing, operate, release, status, tables
 from pipeline.errors import CohortLoomError
 from pipeline.workflow.compute import Compute
 
@@ -24,6 +24,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 operate.register(app)
+listing.register(app)
+backfill.register(app)
+erase.register(app)
+house.register(app)
+ledger.register(app)
+release.register(app)
+status.register(app)
 tables.register(app)
 
 

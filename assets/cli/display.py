@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 # A pipe has no width of its own; tables must not be folded for it.
@@ -30,7 +31,8 @@ def show(rows: Sequence[Mapping[str, Any]], *, title: str, as_json: bool, empty:
         # Only the last column is folded: it is the one with sentences.
         table.add_column(str(name), justify="right" if right else "left", no_wrap=name != last, overflow="fold")
     for row in rows:
-        table.add_row(*[cell(value) for value in row.values()])
+        # Escaped: a name such as utility_ratio[death] would else be taken for markup and lose its end.
+        table.add_row(*[escape(cell(value)) for value in row.values()])
     console.print(table)
 
 

@@ -1,43 +1,48 @@
-"""Commands that operate the house: demo, ui, deliver, run, and what shows its state."""
+"""Commands that operate the house: demo, ui, deliver, run. What shows its state is in `listing.py`."""
 
 import datetime as dt
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from assets.cli.display import board, next_steps, print_json, say, show
+from assets.cli.arguments import Json, home_here, month_start
+from assets.cli.display import next_steps, print_json, say, show
+from assets.cli.listing import accounts_of, show_leaderboard
 from pipeline.errors import ConfigError, NotFoundError, nearest
 
 if TYPE_CHECKING:
     from pipeline.ingest.account import Account
     from pipeline.ingest.delivery import Delivery
     from pipeline.store.home import Home
-    from pipeline.store.lake import Lake, VersionStore
-    from pipeline.store.version import Version
+    from pipeline.store.lake import Lake
 
 MONTH = "month as YYYY-MM; default the month of the newest delivery of the cohort's source"
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module to the app."""
-    for command in (demo, ui, deliver, run, cohorts, generators, deliveries, quarantine, leaderboard):
+    for command in (demo, ui, deliver, run):
         app.command()(command)
 
 
 def demo(
-    patients: Annotated[int, typer.Option(min=60, help="Patients a delivery; there are three.")] = 500,
+    patients: Annotated[
+        int | None,
+        typer.Option(min=60, help="Patients a delivery; there are three. Default as many as the gate needs."),
+    ] = None,
 ) -> None:
-    """Run the whole pipeline on made-up patients: three FHIR deliveries, three generators, a judged leaderboard."""
-    from pipeline.demo.source import write_demo_deliveries
+    """Run the whole pipeline on made-up patients: three FHIR deliveries, four generators, a judged leaderboard.
 
-    home = _home()
+    One generator, the bootstrap, copies patients: the gate must catch it. The candidate waits for a signature.
+    """
+    from pipeline.demo.source import PATIENTS_A_DELIVERY, write_demo_deliveries
+
+    home = home_here()
     say(f"Demo in {home.root}: three deliveries of made-up patients.")
-    for delivery in write_demo_deliveries(home, patients=patients):
+    for delivery in write_demo_deliveries(home, patients=patients or PATIENTS_A_DELIVERY):
         _ingest(home, delivery)
     _run_cohort("demo", month=None, generator=None, start_from=None, new_split=False, as_json=False)
     next_steps(["open the UI:   make ui   (or `cohortloom ui`), then http://127.0.0.1:3000"])
@@ -47,10 +52,11 @@ def ui(
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 3000,
 ) -> None:
     """Open the Dagster UI on 127.0.0.1. It has no login: never bind it to another address."""
-    from assets.instance import prepare_dagster_home
+    from assets.instance import open_instance
 
-    home = _home()
-    prepare_dagster_home(home)
+    home = home_here()
+    with open_instance(home):
+        pass  # runs that were lost when the last UI was killed are closed, so that its daemon tries them again
     say(f"Dagster UI on http://127.0.0.1:{port} for {home.root} (Ctrl-C stops it).")
     dagster = Path(sys.executable).with_name("dagster")
     command = [str(dagster), "dev", "--module-name", "assets.definitions", "--host", "127.0.0.1", "--port", str(port)]
@@ -69,9 +75,11 @@ def deliver(
     """Hand over a delivery and ingest it."""
     from pipeline.features.spec import load_book
     from pipeline.ingest.delivery import hand_over
+    from pipeline.store.lake import Lake
+    from pipeline.workflow.erasures import come_back
 
     load_book().source(source)
-    home = _home()
+    home = home_here()
     delivery = hand_over(home, source, path, as_of=as_of.date() if as_of else None, name=name)
     say(f"Handed over as {delivery.key}, as of {delivery.as_of}.")
     account = _ingest(home, delivery)
@@ -81,6 +89,9 @@ def deliver(
         _show_account(account)
     asked = [c.name for c in load_book().cohorts.values() if c.source == source and c.enabled]
     steps = [f"cohortloom run {cohort} --month {delivery.as_of:%Y-%m}" for cohort in asked]
+    steps += _say_stale(home, asked)
+    if delivery.key in come_back(Lake(home), load_book().source(source)):
+        say("warning: this delivery holds somebody who was erased from the source; erase the person again.")
     if account.quarantined:
         steps.append(f"cohortloom quarantine {delivery.key}")
     next_steps(steps)
@@ -92,7 +103,9 @@ def run(
     generator: Annotated[
         list[str] | None, typer.Option("--generator", "-g", help="Only these generators; repeat for more.")
     ] = None,
-    start_from: Annotated[str | None, typer.Option("--from", help="features, model, synthetic or evaluation.")] = None,
+    start_from: Annotated[
+        str | None, typer.Option("--from", help="features, model, synthetic, evaluation or release.")
+    ] = None,
     new_split: Annotated[bool, typer.Option("--new-split", help="Accept that the split key has changed.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -100,186 +113,39 @@ def run(
     _run_cohort(cohort, month=month, generator=generator, start_from=start_from, new_split=new_split, as_json=as_json)
 
 
-def cohorts(as_json: Json = False) -> None:
-    """The cohorts that can be run, and the files that could not be read."""
+def _say_stale(home: "Home", cohorts: list[str]) -> list[str]:
+    """Name the months that were made without what is known now; gives the commands that make them again."""
     from pipeline.features.spec import load_book
     from pipeline.store.lake import Lake
+    from pipeline.workflow.standing import stale_months
 
-    book = load_book()
-    lake = Lake(_home())
-    made: dict[str, list[str]] = {}
-    for partition in lake.tables.partitions("features"):
-        made.setdefault(partition["cohort"], []).append(partition["month"][:7])
-    rows = [
-        {
-            "cohort": c.name,
-            "enabled": c.enabled,
-            "source": c.source,
-            "unit": c.unit,
-            "generators": ", ".join(c.generators),
-            "months made": ", ".join(made.get(c.name, [])),
-            "title": c.title,
-        }
-        for c in book.cohorts.values()
-    ]
-    show(rows, title="Cohorts", as_json=as_json, empty="There is no cohort.")
-    for name, reason in book.broken.items():
-        say(f"disabled: {name}: {reason}")
-
-
-def generators(as_json: Json = False) -> None:
-    """The generators that are installed, their presets and what they are."""
-    from pipeline.generators.registry import generator_class, generator_names
-
-    rows = []
-    for name in generator_names():
-        made = generator_class(name)
-        rows.append(
-            {
-                "generator": name,
-                "presets": ", ".join(made.Config.presets),
-                "gpu": made.uses_gpu,
-                "what it is": made.title,
-            }
-        )
-    show(rows, title="Generators", as_json=as_json, empty="There is no generator.")
-
-
-def deliveries(as_json: Json = False) -> None:
-    """The deliveries that were handed over, and what became of their records."""
-    from pipeline.ingest.delivery import landed, waiting
-
-    home = _home()
-    accounts = _accounts(home)
-    rows = [
-        {
-            "delivery": d.key,
-            "as of": str(d.as_of),
-            "state": "ingested" if d.key in accounts else "landed",
-            **_totals(accounts.get(d.key)),
-        }
-        for d in landed(home)
-    ]
-    on_disk = {row["delivery"] for row in rows}
-    rows += [
-        {"delivery": key, "as of": "", "state": "ingested, landing removed", **_totals(account)}
-        for key, account in accounts.items()
-        if key not in on_disk
-    ]
-    show(rows, title="Deliveries", as_json=as_json, empty="There is no delivery yet: cohortloom deliver SOURCE PATH.")
-    for folder in waiting(home):
-        say(f"still being written (no _SUCCESS): {folder}")
-
-
-def quarantine(
-    delivery: Annotated[str, typer.Argument(help="Delivery key; see `cohortloom deliveries`.")],
-    limit: Annotated[int, typer.Option(help="Records to list.")] = 50,
-    as_json: Json = False,
-) -> None:
-    """The records of a delivery that could not be used: file, line or entry, reason, hash. Never their content."""
-    home = _home()
-    found = [(store, v) for store, _, partition, v in _raw_versions(home) if partition["delivery"] == delivery]
-    if not found:
-        raise NotFoundError(f"Delivery '{delivery}' was not ingested.", todo=nearest(delivery, list(_accounts(home))))
-    table = found[0][0].read(found[0][1], "quarantine")
-    rows = table.slice(0, limit).to_pylist()
-    counts = (
-        table.group_by("reason").aggregate([("reason", "count")]).sort_by("reason").to_pylist()
-        if table.num_rows
-        else []
-    )
-    if as_json:
-        print_json(
-            {
-                "delivery": delivery,
-                "records": table.num_rows,
-                "reasons": {c["reason"]: c["reason_count"] for c in counts},
-                "rows": rows,
-            }
-        )
-        return
-    summary = [{"reason": c["reason"], "records": c["reason_count"]} for c in counts]
-    show(summary, title=f"Quarantine of {delivery}", as_json=False, empty=f"{delivery}: nothing is in quarantine.")
-    if rows:
-        show(rows, title=f"First {len(rows)} of {table.num_rows:,}", as_json=False, empty="")
-        next_steps([f"the records themselves: {home.landing / delivery.replace('--', '/', 1)} (patient data)"])
-
-
-def leaderboard(
-    cohort: Annotated[str, typer.Argument(help="Cohort.")],
-    month: Annotated[str | None, typer.Option(help="month as YYYY-MM; default the newest that was evaluated")] = None,
-    as_json: Json = False,
-) -> None:
-    """All generators of a cohort-month and the reference rows, side by side."""
-    from pipeline.features.spec import load_book
-    from pipeline.store.lake import Lake
-
-    load_book().cohort(cohort)
-    lake = Lake(_home())
-    months = [p["month"] for p in lake.tables.partitions("leaderboard") if p["cohort"] == cohort]
-    chosen = _month_start(month) if month else (months[-1] if months else None)
-    if chosen is None or chosen not in months:
-        made = ", ".join(m[:7] for m in months) or "none"
-        raise NotFoundError(
-            f"Cohort '{cohort}' has no leaderboard for that month (there are: {made}).", todo=f"cohortloom run {cohort}"
-        )
-    _show_leaderboard(lake, cohort, chosen, as_json=as_json)
-
-
-def _home() -> "Home":
-    from pipeline.store.home import Home
-
-    return Home.from_environment().ensure()
+    steps = []
+    for cohort in cohorts:
+        found = stale_months(Lake(home), load_book(), cohort)
+        for month in found:
+            say(
+                f"{cohort} {month.month[:7]} is stale{' (published, it stays)' if month.published else ''}: {month.words}"
+            )
+        if any(not month.published for month in found):
+            steps.append(f"cohortloom backfill {cohort} --stale")
+    return steps
 
 
 def _ingest(home: "Home", delivery: "Delivery") -> "Account":
     """Ingest through the asset graph, so that the UI shows it; gives the delivery's account."""
     from assets.instance import prepare_dagster_home
+    from pipeline.workflow.compute import Compute
 
     prepare_dagster_home(home)
+    Compute.from_environment().bind_memory()
     from assets.run import ingest
 
     outcome = ingest(delivery.key)
     if not outcome.success:
         raise ConfigError(outcome.reason or "The delivery could not be ingested.", where=delivery.key)
-    account = _accounts(home)[delivery.key]
+    account = accounts_of(home)[delivery.key]
     say(f"{delivery.key}: {account.sentence()} ({outcome.seconds:.1f} s)")
     return account
-
-
-def _accounts(home: "Home") -> "dict[str, Account]":
-    """The accounts of all ingested deliveries, by key."""
-    from pipeline.ingest.account import Account
-
-    return {
-        partition["delivery"]: Account.from_dict(version.info["account"])
-        for store, asset, partition, version in _raw_versions(home)
-    }
-
-
-def _raw_versions(home: "Home") -> "Iterator[tuple[VersionStore, str, dict[str, str], Version]]":
-    from pipeline.store.lake import Lake
-
-    tables = Lake(home).tables
-    for asset in tables.assets():
-        if asset.startswith("raw/"):
-            for partition in tables.partitions(asset):
-                version = tables.current(asset, partition)
-                if version is not None:
-                    yield tables, asset, partition, version
-
-
-def _totals(account: "Account | None") -> dict[str, int | None]:
-    """An account in one row of a table; empty cells where there is none."""
-    if account is None:
-        return dict.fromkeys(("in", "taken", "not modelled", "superseded", "quarantined"))
-    return {
-        "in": account.in_,
-        "taken": sum(account.taken.values()),
-        "not modelled": sum(account.not_modelled.values()),
-        "superseded": sum(account.superseded.values()),
-        "quarantined": sum(account.quarantined.values()),
-    }
 
 
 def _run_cohort(
@@ -291,22 +157,27 @@ def _run_cohort(
     new_split: bool,
     as_json: bool,
 ) -> None:
+
     from assets.instance import prepare_dagster_home
 
-    home = _home()
+    home = home_here()
     prepare_dagster_home(home)
     from assets.run import default_month, run_cohort
     from pipeline.features.spec import load_book
     from pipeline.generators.registry import generator_names
     from pipeline.store.lake import Lake
+    from pipeline.workflow.compute import Compute
 
+    Compute.from_environment().bind_memory()
     book = load_book()
     spec = book.cohort(cohort)
+    if not spec.enabled:
+        say(f"warning: '{cohort}' is retired (enabled: false): it is made because you ask, never by the schedule.")
     for name in generator or []:
         if name not in generator_names():
             raise NotFoundError(f"There is no generator '{name}'.", todo=nearest(name, generator_names()))
     lake = Lake(home)
-    chosen = _month_start(month) if month else default_month(spec, lake)
+    chosen = month_start(month) if month else default_month(spec, lake)
     say(f"Running {cohort}, {chosen[:7]} ...")
     outcome = run_cohort(cohort, chosen, generators=generator, start_from=start_from, new_split=new_split, on_event=say)
     if not outcome.success:
@@ -317,34 +188,22 @@ def _run_cohort(
             todo=f"Run id {outcome.run_id}.",
         )
     say(f"Done in {outcome.seconds:.0f} s.")
-    _show_leaderboard(lake, cohort, chosen, as_json=as_json)
+    show_leaderboard(lake, cohort, chosen, as_json=as_json)
+    if spec.release.generator is not None:
+        _say_release(lake, cohort, chosen)
 
 
-def _show_leaderboard(lake: "Lake", cohort: str, month: str, *, as_json: bool) -> None:
-    from assets.instance import open_instance, training_seconds
-    from pipeline.evaluation.leaderboard import COLUMNS, cells
+def _say_release(lake: "Lake", cohort: str, month: str) -> None:
+    """Where the cohort's candidate stands, and where to read more."""
+    from pipeline.features.spec import load_book
+    from pipeline.workflow.cell import Cell
+    from pipeline.workflow.releasing import release_state
 
-    partition = {"cohort": cohort, "month": month}
-    rows = lake.tables.read(lake.tables.resolve("leaderboard", partition)).to_pylist()
-    trained = [row["key"] for row in rows if not row["reference"]]
-    with open_instance(lake.home) as instance:
-        seconds = training_seconds(instance, cohort, month, trained)
-    rows = [{**row, "fit_seconds": seconds.get(row["key"])} for row in rows]
-    if as_json:
-        print_json(rows)
-        return
-    show(
-        board(COLUMNS, [cells(row) for row in rows]),
-        title=f"Leaderboard of {cohort}, {month[:7]}",
-        as_json=False,
-        empty="",
+    state = release_state(lake, Cell.of(load_book(), cohort, month))
+    say(
+        f"Release, candidate {state.generator}: {state.state.replace('_', ' ')}.{f' {state.waiting}' if state.waiting else ''}"
     )
-    steps = []
-    for row in rows:
-        report = None if row["reference"] else lake.reports.current(f"evaluation/{row['key']}", partition)
-        if report is not None:
-            steps.append(f"report of {row['generator']}: {lake.reports.path(report, 'report.html')}")
-    next_steps(steps)
+    next_steps([f"cohortloom review {cohort} --month {month[:7]}"])
 
 
 def _show_account(account: "Account") -> None:
@@ -361,10 +220,3 @@ def _show_account(account: "Account") -> None:
     show(rows, title="Delivery account", as_json=False, empty="")
     for reason, count in account.quarantined.items():
         say(f"quarantined: {count:,} {reason}")
-
-
-def _month_start(text: str) -> str:
-    try:
-        return f"{dt.datetime.strptime(text[:7], '%Y-%m').date():%Y-%m}-01"  # noqa: DTZ007 (a month has no zone)
-    except ValueError as error:
-        raise ConfigError(f"'{text}' is not a month.", todo="Write it as YYYY-MM, for example 2026-10.") from error

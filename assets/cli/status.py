@@ -87,7 +87,7 @@ def _print(home: "Home", cells: "list[CellState]", planned: "list[Decision]", ti
         for c in bad
     ]
     fine = len(cells) - len(bad)
-    nothing = f"All {fine} cohort-months are in order." if fine else "Nothing was made yet."
+    nothing = f"Cohort-months in order: {fine}, all of them." if fine else "Nothing was made yet."
     show(rows, title=f"{len(bad)} cohort-months to look at, {fine} in order", as_json=False, empty=nothing)
     say("")
     plan = _plan(planned)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+SPARE_BYTES = 1 << 16
+"""Less than this is a full disk: not even a journal's page fits."""
 _NEED_SPACE = "Free some space or point COHORTLOOM_HOME at a larger disk; nothing half-written is kept."
 _NEED_ACCESS = "Give the user that runs this write access, or point COHORTLOOM_HOME somewhere else."
 _WORDS = {
@@ -63,6 +65,12 @@ def full_disk(error: BaseException, where: str) -> StoreError | None:
             if os.strerror(number) in str(error):
                 return store_error(OSError(number, os.strerror(number)), where)
     return None
+
+
+def check_space(folder: Path) -> None:
+    """Raise `StoreError` if the disk of `folder` is full: for errors that hide it."""
+    if shutil.disk_usage(folder).free < SPARE_BYTES:
+        raise store_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), str(folder))
 
 
 def sync_file(path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 import pytest
 from made_up import Book
+from release_ward import made_ward, ward
 
 with warnings.catch_warnings():  # tests run without DAGSTER_HOME, which the code location warns about
     warnings.simplefilter("ignore")
@@ -43,3 +44,6 @@ def few_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
 
     few = ("schema.adherence", "fid.marg.jsd", "priv.exact_unique")
     monkeypatch.setattr(registry, "BUILT_IN", {name: registry.BUILT_IN[name] for name in few})
+
+
+__all__ = ["made_ward", "ward"]

@@ -98,7 +98,7 @@ def test_the_whole_chain(lake: Lake, instance: dg.DagsterInstance, all_metrics: 
     lines: list[str] = []
     outcome = run(instance, on_event=lines.append)
     assert outcome.success, outcome
-    made = {"cohort_inputs", "features", "references", "leaderboard"}
+    made = {"cohort_inputs", "features", "references", "leaderboard", "privacy_ledger", "release"}
     made |= {
         f"{stage}/{g}" for stage in ("model", "synthetic", "evaluation") for g in ("independent", "gaussian_copula")
     }

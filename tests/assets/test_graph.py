@@ -118,7 +118,15 @@ def test_every_asset_says_what_it_is(assets: list[dg.AssetsDefinition]) -> None:
         name = spec.key.to_user_string()
         assert spec.description, name
         assert spec.description.startswith("One "), f"{name}: the first sentence states the grain"
-        assert spec.group_name in {"ingest", "features", "generation", "evaluation", "catalog"}, name
+        assert spec.group_name in {
+            "ingest",
+            "features",
+            "generation",
+            "evaluation",
+            "release",
+            "catalog",
+            "operations",
+        }, name
         assert spec.owners, name
         assert all(owner.startswith("team:") for owner in spec.owners), name
         assert spec.kinds, name
@@ -142,10 +150,13 @@ def test_the_graph_is_the_house(assets: list[dg.AssetsDefinition]) -> None:
         "features": ["cohort_inputs"],
         "references": ["features"],
         "leaderboard": sorted(["references", *(f"evaluation/{g}" for g in names)]),
+        "privacy_ledger": [f"model/{g}" for g in names],
+        "release": sorted(["leaderboard", "privacy_ledger", *(f"evaluation/{g}" for g in names)]),
         "catalog": sorted(
-            ["events", "features", "leaderboard", "raw/fhir", "raw/table", "references"]
+            ["events", "features", "leaderboard", "raw/fhir", "raw/table", "references", "release"]
             + [f"{stage}/{g}" for stage in ("evaluation", "synthetic") for g in names]
         ),
+        "inventory": [],
     }
     for g in names:
         expected |= {
@@ -160,29 +171,46 @@ def test_every_check_has_partitions_and_only_structure_blocks(defs: dg.Definitio
     graph = defs.resolve_asset_graph()
     specs = [graph.get(key).specs if False else graph.get_check_spec(key) for key in graph.asset_check_keys]
     assert specs
-    unpartitioned = [s.key.to_user_string() for s in specs if s.partitions_def is None]
-    assert unpartitioned == []
+    unpartitioned = {s.key.to_user_string() for s in specs if s.partitions_def is None}
+    assert unpartitioned == {"inventory:no_failed_partitions", "inventory:nothing_stale"}  # of an unpartitioned asset
     blocking = {s.name for s in specs if s.blocking}
     assert blocking == {"balanced", "cohort_file", "schema", "row_count", "intact", "frame"}
-    assert {"verdict", "generated", "settings_current", "complete", "quarantine_rate"} <= {s.name for s in specs}
+    assert {"verdict", "generated", "settings_current", "complete", "quarantine_rate", "gate", "signed"} <= {
+        s.name for s in specs
+    }
 
 
 def test_every_body_is_guarded(defs: dg.Definitions, assets: list[dg.AssetsDefinition]) -> None:
     bodies = {a.op.name: a.op.compute_fn.decorated_fn for a in [*assets, *(defs.asset_checks or [])]}
     assert [name for name, body in bodies.items() if not hasattr(body, GUARDED)] == []
     for sensor in defs.sensors or []:
-        assert hasattr(sensor._raw_fn, GUARDED)
+        assert hasattr(getattr(sensor, "_run_status_sensor_fn", sensor._raw_fn), GUARDED), sensor.name
+    for schedule in defs.schedules or []:
+        body = getattr(schedule._execution_fn, "decorated_fn", None)
+        assert hasattr(body, GUARDED) or schedule.name == "inventory_daily", schedule.name  # which has no body
 
 
 def test_jobs_hold_what_they_promise(defs: dg.Definitions) -> None:
     jobs = {
-        name: defs.resolve_job_def(name) for name in ("ingest_fhir", "ingest_table", "cohort_month", "publish_catalog")
+        name: defs.resolve_job_def(name)
+        for name in (
+            "ingest_fhir",
+            "ingest_table",
+            "cohort_month",
+            "publish_release",
+            "publish_catalog",
+            "take_inventory",
+        )
     }
     keys = {name: {k.to_user_string() for k in job.asset_layer.executable_asset_keys} for name, job in jobs.items()}
     assert keys["ingest_fhir"] == {"raw/fhir", "events"}
     assert keys["ingest_table"] == {"raw/table"}
     assert keys["publish_catalog"] == {"catalog"}
-    assert {"cohort_inputs", "features", "references", "leaderboard"} <= keys["cohort_month"]
+    assert keys["publish_release"] == {"release"}
+    assert keys["take_inventory"] == {"inventory"}
+    assert {"cohort_inputs", "features", "references", "leaderboard", "privacy_ledger", "release"} <= keys[
+        "cohort_month"
+    ]
     assert not keys["cohort_month"] & {"raw/fhir", "raw/table", "events", "catalog"}
     assert all(job.executor_def.name == "in_process" for job in jobs.values())
 
@@ -229,5 +257,8 @@ def test_dagster_yaml_is_the_one_of_the_spec() -> None:
     assert content["nux"] == {"enabled": False}
     assert content["run_monitoring"]["free_slots_after_run_end_seconds"] == 60
     assert content["run_retries"]["retry_on_asset_or_op_failure"] is False
-    assert content["concurrency"]["runs"]["tag_concurrency_limits"] == [{"key": "dagster/backfill", "limit": 3}]
+    assert content["concurrency"]["runs"]["tag_concurrency_limits"] == [
+        {"key": "dagster/backfill", "limit": 3},
+        {"key": "dagster/partition", "value": {"applyLimitPerUniqueValue": True}, "limit": 1},
+    ]
     assert json.dumps(content).count("postgres") == 0

@@ -110,13 +110,17 @@ def test_the_demo_ends_with_the_leaderboard_and_where_to_look_next(
         "independent",
         "gaussian_copula",
         "vae",
+        "bootstrap",
         "fresh real rows",
         "training rows copied",
         "columns shuffled",
     ):
         assert name in done.stdout
     reports = [Path(line.split(": ", 1)[1]) for line in done.stderr.splitlines() if "report of" in line]
-    assert len(reports) == 3
+    assert len(reports) == 4
+    assert "bootstrap: fail: recognisable training rows reproduced beyond chance" in done.stderr
+    assert "Release, candidate gaussian_copula: withheld" in done.stderr, "80 patients are too few for the gate"
+    assert "cohortloom review demo --month 2026-03" in done.stderr
     assert all(report.is_file() and report.is_relative_to(root) for report in reports)
     assert "http://127.0.0.1:3000" in done.stderr
 
@@ -127,7 +131,7 @@ def test_the_demo_ends_with_the_leaderboard_and_where_to_look_next(
     )
     board = json.loads(cohortloom("leaderboard", "demo", "--json").stdout)
     assert {row["key"] for row in board} == {
-        "independent", "gaussian_copula", "vae", "ref_fresh", "ref_train", "ref_marginal", "ref_mode",
+        "independent", "gaussian_copula", "vae", "bootstrap", "ref_fresh", "ref_train", "ref_marginal", "ref_mode",
     }  # fmt: skip
     before = one_sentence(cohortloom("run", "demo", "--month", "2025-12"))
     assert "2026-01" in before

@@ -190,9 +190,7 @@ def test_the_disk_is_full_in_every_step(begun: Path, undisturbed: Path, tmp_path
             failed = run(home, step, "full")
             assert failed.returncode > 0, f"{step} did not notice that the disk is full: {failed.stdout}"
             said = f"{failed.stdout}\n{failed.stderr}".lower()
-            assert (
-                "disk is full" in said or "no space left" in said or "disk full" in said or "database or disk" in said
-            ), said[-2000:]
+            assert "disk is full" in said, said[-2000:]
             (disk / "filler").unlink()
         done = run(home)
         assert done.returncode == 0, done.stderr[-2000:]
