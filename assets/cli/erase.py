@@ -12,6 +12,7 @@ from pipeline.errors import CohortLoomError, ConfigError
 
 if TYPE_CHECKING:
     from pipeline.store.home import Home
+    from pipeline.store.lake import Lake
     from pipeline.workflow.erasure import Way
     from pipeline.workflow.holdings import Holdings
 
@@ -72,9 +73,9 @@ def erase(
             f"This person was erased on {entry['at'][:10]}; nothing holds them. They stand in the journal as {person.mark}."
         )
     elif not found.found and not begun(lake, person):
-        raise unknown(spec)
+        raise unknown(spec, found.elsewhere)
     elif not yes:
-        _list(found, begun(lake, person), as_json=as_json)
+        _list(lake, found, begun(lake, person), as_json=as_json)
         return
     else:
         way = _way(rebuild)
@@ -87,10 +88,10 @@ def _nothing_runs(home: "Home") -> None:
     import dagster as dg
 
     from assets.instance import open_instance
+    from assets.inventory import OPEN
 
-    open_states = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
     with open_instance(home) as instance:
-        running = instance.get_runs_count(dg.RunsFilter(statuses=open_states))
+        running = instance.get_runs_count(dg.RunsFilter(statuses=OPEN))
     if running:
         raise ConfigError(
             f"{running} runs are under way; what they have read may hold the person.",
@@ -120,8 +121,9 @@ def _way(rebuild: bool) -> "Way":
     return Way(take_in, run_cell if rebuild else None, say)
 
 
-def _list(found: "Holdings", open_before: bool, *, as_json: bool) -> None:
+def _list(lake: "Lake", found: "Holdings", open_before: bool, *, as_json: bool) -> None:
     """What holds the person, by kind with counts, and each thing."""
+    from pipeline.workflow.erasure import not_covered
     from pipeline.workflow.holdings import as_rows
 
     if as_json:
@@ -132,7 +134,9 @@ def _list(found: "Holdings", open_before: bool, *, as_json: bool) -> None:
                 "begun": open_before,
                 "counts": found.counts(),
                 "holdings": as_rows(found),
-                "tables_not_searched": found.unsearched,
+                "not_searched": [found.person.mask(place) for place in found.unsearched],
+                "not_covered": not_covered(lake),
+                "records_nobody_can_read": found.unread,
                 "rows_of_others_with_the_id": found.mentions,
             }
         )
@@ -140,7 +144,7 @@ def _list(found: "Holdings", open_before: bool, *, as_json: bool) -> None:
     counts = [{"what": what, "number": number} for what, number in found.counts().items()]
     show(counts, title="What holds this person", as_json=False, empty="Nothing holds this person.")
     show(as_rows(found), title="\nEach of them", as_json=False, empty="")
-    for line in _notes(found):
+    for line in [*_notes(found), *(f"Not covered: {line}" for line in not_covered(lake))]:
         say(line)
     if open_before:
         say("An erasure of this person was begun and did not end: give --yes to end it.")
@@ -152,24 +156,37 @@ def _list(found: "Holdings", open_before: bool, *, as_json: bool) -> None:
 def _notes(found: "Holdings") -> list[str]:
     lines = [
         f"{found.person.mark} stands for this person.",
-        "Dagster's folder holds no patient data: counts, column names and hashes.",
+        "Dagster's folder holds no patient data: counts, column names and hashes, and what deliveries are called.",
     ]
+    if found.elsewhere:
+        lines.append(_stands_elsewhere(found.elsewhere))
     if not found.person.distinctive:
         lines.append("The id is short: text of others that holds it is not taken for this person.")
     if found.unsearched:
-        lines.append(f"Not searched, for want of the person column: {', '.join(found.unsearched)}.")
+        places = found.person.mask(", ".join(found.unsearched))
+        lines.append(f"Not searched, for want of the person column or as it says: {places}.")
+    if found.unread:
+        lines.append(f"{found.unread} records that nobody can read do not carry the id, and stay.")
     if found.mentions:
         lines.append(
             f"{found.mentions} rows of others hold the id in another column and stay: if they are this person's too, "
             "give the command again with --column."
         )
     if found.unfinished:
-        lines.append(f"Still being written, and to be waited for: {', '.join(found.unfinished)}.")
+        lines.append(f"Still being written, and to be waited for: {found.person.mask(', '.join(found.unfinished))}.")
     if any(not held.certain for held in found.versions):
         lines.append(
             "Of unknown origin: what they were made from was collected, so they may hold the person and go too."
         )
     return lines
+
+
+def _stands_elsewhere(elsewhere: dict[str, int]) -> str:
+    places = ", ".join(f"{number} files in {place}" for place, number in sorted(elsewhere.items()))
+    return (
+        f"NOTE: the id itself stands in {places}. Nothing here can take it out: most likely a delivery or a file is "
+        "called by it. dagster/ can be deleted when nothing runs; name deliveries otherwise at the source."
+    )
 
 
 def _show_proof(entry: dict[str, Any], proof: Path | None, *, as_json: bool) -> None:
@@ -216,7 +233,11 @@ def _show_proof(entry: dict[str, Any], proof: Path | None, *, as_json: bool) -> 
     )
     for cell, why in entry["not_rebuilt"].items():
         say(f"Not made again: {cell} ({why}).")
-    for line in LIMITS:
+    if entry.get("id_elsewhere"):
+        typer.secho(_stands_elsewhere(entry["id_elsewhere"]), err=True, fg=typer.colors.YELLOW, bold=True)
+    if entry.get("not_searched"):
+        say(f"Not searched, for want of the person column or as it says: {', '.join(entry['not_searched'])}.")
+    for line in [*(f"Not covered: {line}" for line in entry.get("not_covered", [])), *LIMITS]:
         say(line)
     steps = [f"cohortloom run {cell.split()[0]} --month {cell.split()[1]}" for cell in entry["not_rebuilt"]]
     next_steps([*steps, *([f"proof: {proof}"] if proof is not None else [])])

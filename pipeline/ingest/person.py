@@ -19,6 +19,7 @@ DISTINCTIVE = 8
 """Characters from which on an id is taken for itself also where it stands in other text ("17" is no such id)."""
 _WHOLE = re.compile(r"[+-]?\d+(\.0+)?")
 _PADDED = re.compile(r"[+-]?0\d")
+_HASH = re.compile(r"[0-9a-f]{32,}|v-[0-9a-f]{16}-[0-9a-f]{12}")
 _CONDITIONAL = re.compile(r"Patient\?(?:.*&)?identifier=([^&]+)")
 
 
@@ -65,6 +66,11 @@ class Person:
         return re.compile(rf"(?<![A-Za-z0-9.\-]){re.escape(self.id)}(?![A-Za-z0-9\-]|\.[A-Za-z0-9])")
 
     @cached_property
+    def _named(self) -> re.Pattern[str]:
+        one = re.escape(self.id)
+        return re.compile(one if self.distinctive else rf"(?<=--){one}(?![A-Za-z0-9._\-])")
+
+    @cached_property
     def _trace(self) -> re.Pattern[bytes]:
         return re.compile(rb"(?<![A-Za-z0-9])" + re.escape(self.id.encode()) + rb"(?![A-Za-z0-9])")
 
@@ -82,6 +88,14 @@ class Person:
     def without(self, text: str) -> str:
         """The text with every mention of the id blotted out."""
         return self._token.sub("erased", text)
+
+    def mask(self, text: str) -> str:
+        """The name of a delivery, or text with one, as it may be written down; a short id counts as a whole name only."""
+        return text if _HASH.fullmatch(text) else self._named.sub(f"erased-{self.mark}", text)
+
+    def unmask(self, text: str) -> str:
+        """What `mask` was given."""
+        return text.replace(f"erased-{self.mark}", self.id)
 
     def traced(self, data: bytes) -> bool:
         """May bytes that nobody can read be about the person? Wide: a longer id that starts with this one counts."""

@@ -152,5 +152,5 @@ def check_limit(account: Account, records: Iterable[Rejected], limit: float) -> 
     raise InputError(
         f"{', '.join(shares)}, more than the {limit:.1%} that the source allows: {'; '.join(parts)}.",
         todo="Nothing was taken. Mend the delivery and hand it over under a new name, or raise quarantine_limit in "
-        "cohorts/sources.yaml.",
+        "sources.yaml.",
     )

@@ -161,6 +161,9 @@ def _named(file: _File, person: Person, tally: Tally) -> Tally:
     empty = tally.after == (tally.unread if called else 0) and file.form != "parquet"
     if empty and (tally.removed or called) and not (file.form == "csv" and not called):
         tally.whole, tally.removed = 1, tally.before
+    if file.form is None and not tally.whole and file.path.stat().st_size:
+        how = "as bytes only" if person.distinctive else "not at all, the id is short"
+        tally.unsearched.append(f"{file.name} (no reader takes it: searched {how})")
     return tally
 
 

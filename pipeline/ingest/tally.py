@@ -17,7 +17,7 @@ class Tally:
         unread: Records that nobody can read and that do not carry the id: they stay.
         blotted: Records of others in which a reference to the person was blotted out.
         mentions: Rows of others that hold the id in another column; they are left as they are.
-        unsearched: Tables without the person column, in which nobody can be found.
+        unsearched: Where nobody can be found: tables without the person column, and files that no reader takes.
         whole: Files that go as a whole.
         identifiers: Keyed hashes of the person's business identifiers.
     """
@@ -61,8 +61,9 @@ class Tally:
             "records_before": self.before,
             "records_removed": self.removed,
             "records_after": self.after,
+            "records_nobody_can_read": self.unread,
             "records_blotted": self.blotted,
             "files_removed": self.whole,
             "rows_of_others_with_the_id": self.mentions,
-            "tables_without_the_column": sorted(self.unsearched),
+            "not_searched": sorted(self.unsearched),
         }

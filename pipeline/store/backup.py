@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import sqlite3
+import time
 import uuid
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from pipeline.errors import ConfigError, NotFoundError, StoreError
 from pipeline.store.archive import files_below, make_private, unpack, write_archive
 from pipeline.store.collector import folders
 from pipeline.store.disk import hold, locked, release, remove, storage_errors, sync_folder
+from pipeline.store.files import left_behind
 from pipeline.store.home import Home
 from pipeline.store.journal import is_entry
 from pipeline.store.keys import POINTER, RETIRED, VERSION
@@ -36,6 +38,9 @@ if TYPE_CHECKING:
     from pipeline.store.versions import VersionStore
 
 SNAPSHOT = ".snapshot-"
+RESTORING = re.compile(r"\.restore-[0-9a-f]{32}")
+_YOUNG_NS = 60 * 10**9
+"""A folder this young may be one whose process is about to take its lock."""
 COMPLETE = "_SUCCESS"
 """Mark of a delivery that has landed as a whole."""
 DOWNSTREAM_FIRST: tuple[str, ...] = (
@@ -90,7 +95,9 @@ def back_up(lake: Lake, target: Path, *, landing: bool = True) -> Archive:
     work = home.root / f"{SNAPSHOT}{uuid.uuid4().hex}"
     with storage_errors(str(home.root)):
         work.mkdir(mode=0o700)
-        alive = hold(work)  # gc leaves the snapshot of a living process alone
+        alive = hold(work)  # gc leaves the snapshot of a living process alone, an erasure waits for its end
+        if alive is None or not work.is_dir():
+            raise StoreError("The snapshot was swept before it began.", where=work.name, todo="Try again.")
     try:
         with storage_errors(str(home.root)):
             _snapshot(lake, work, landing=landing)
@@ -123,7 +130,10 @@ def restore(archive: Path, to: Home) -> Archive:
     work = root.parent / f".restore-{uuid.uuid4().hex}"
     with storage_errors(str(root.parent)):
         root.parent.mkdir(parents=True, exist_ok=True)
+        for path in half_restored(to):
+            remove(path)
         work.mkdir(mode=0o700)
+        alive = hold(work)
     try:
         with storage_errors(str(root)):
             manifest = unpack(archive, work)
@@ -134,7 +144,31 @@ def restore(archive: Path, to: Home) -> Archive:
     except BaseException:
         remove(work)
         raise
+    finally:
+        if alive is not None:
+            release(alive)
     return _archive(archive, manifest)
+
+
+def half_restored(home: Home) -> list[Path]:
+    """What killed restores left beside a home: a copy of everything, which the next `restore` there removes."""
+    cutoff = time.time_ns() - _YOUNG_NS
+    found = []
+    with suppress(FileNotFoundError, PermissionError):  # others' folder, or another restore sweeps it
+        for path in sorted(home.root.parent.iterdir()):
+            ours = RESTORING.fullmatch(path.name) and path.is_dir() and path.lstat().st_uid == os.getuid()
+            if ours and left_behind(path, cutoff):
+                found.append(path)
+    return found
+
+
+def snapshots(home: Home) -> tuple[list[Path], list[Path]]:
+    """The snapshots of backups that go on, and those that killed ones left: hard links to all there was."""
+    living: list[Path] = []
+    dead: list[Path] = []
+    for path in sorted(home.root.glob(f"{SNAPSHOT}*")):
+        (dead if left_behind(path, time.time_ns()) else living).append(path)
+    return [path for path in living if path.exists()], dead
 
 
 def _archive(path: Path, manifest: dict[str, Any]) -> Archive:

@@ -18,6 +18,7 @@ from pipeline.features.spec import load_book
 from pipeline.features.split import ENVIRONMENT, PUBLISHED_KEY, fingerprint
 from pipeline.ingest.delivery import delivery, landed, waiting
 from pipeline.privacy.ledger import SHORT, Ledger
+from pipeline.store.backup import half_restored
 from pipeline.store.disk import hold, release, remove, size, storage_errors
 from pipeline.store.files import left_behind
 from pipeline.store.home import OTHERS, PROBE
@@ -236,6 +237,9 @@ def _litter(home: Home) -> Iterator[Finding]:
             and left_behind(path, time.time_ns())
         ):
             yield Finding("warning", f"Left by a process that was killed ({size(path):,} bytes).", str(path), COLLECT)
+    for path in half_restored(home):
+        what = f"Left by a restore that was killed: a copy of everything ({size(path):,} bytes)."
+        yield Finding("warning", what, str(path), "Remove it; the next `restore` beside it does so, too.")
 
 
 def _untouched_hours(path: Path) -> float:

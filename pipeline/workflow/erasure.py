@@ -7,13 +7,14 @@ proof; what holds the person is found by `holdings.py`. The id is in memory only
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ConfigError, NotFoundError, StoreError
 from pipeline.features.split import fingerprint
 from pipeline.ingest.delivery import SUCCESS
 from pipeline.ingest.taking_out import ASIDE, look, sweep, take_out
+from pipeline.store.backup import SNAPSHOT, snapshots
 from pipeline.store.disk import hold, release, remove, storage_errors
 from pipeline.workflow.deliveries import FORMATS_WITH_EVENTS, make_events
 from pipeline.workflow.erasures import (
@@ -24,6 +25,7 @@ from pipeline.workflow.erasures import (
     begun,
     come_back,
     erased,
+    in_words,
     open_plans,
     stream,
     whom,
@@ -91,6 +93,8 @@ def erase(
         StoreError: a delivery is being handed over, or the person is still found in the end; do it again then.
     """
     person = found.person
+    aloud = way.say
+    way = replace(way, say=lambda line: aloud(person.mask(line)))
     plan = _begin(lake, source, found, keep_releases)
     way.say(f"Begun; {person.mark} stands for this person in the journal.")
     folder = lake.home.landing / source.name
@@ -110,8 +114,9 @@ def erase(
     _renew_catalog(lake, compute, way)
     rebuilt, lacking = _rebuild(lake, plan, way)
     left = search(lake, source, book, person)
-    left.versions = [h for h in left.versions if h.version.asset != RELEASE]
+    left.versions = [h for h in left.versions if not _announced(lake, h.version)]
     left.releases = {name: trained for name, trained in left.releases.items() if name not in plan.kept}
+    elsewhere, left.elsewhere = left.elsewhere, {}
     if left.found or left.versions or left.releases or left.half_made:
         what = ", ".join(f"{n} {name}" for name, n in left.counts().items()) or f"{left.half_made} half-made things"
         raise StoreError(
@@ -126,16 +131,19 @@ def erase(
         "source": source.name,
         "column": person.column,
         "by": operator(),
-        "deliveries": plan.deliveries,
-        "renewed": renewed,
-        "purged": [[label, version, sha256] for _, label, version, sha256 in plan.versions],
+        "deliveries": in_words(plan.deliveries, person.mask),
+        "renewed": in_words(renewed, person.mask),
+        "purged": in_words([[label, version, sha256] for _, label, version, sha256 in plan.versions], person.mask),
         "withdrawn": plan.withdraw,
         "kept_releases": plan.kept,
         "cells": plan.cells,
         "rebuilt": rebuilt,
         "not_rebuilt": lacking,
         "search_found": left.counts(),
-        "tables_not_searched": left.unsearched,
+        "id_elsewhere": elsewhere,
+        "not_searched": in_words(left.unsearched, person.mask),
+        "not_covered": not_covered(lake),
+        "records_nobody_can_read": left.unread,
         "rows_of_others_with_the_id": left.mentions,
     }
     key = lake.journal.append(stream(source.name), proof)
@@ -144,15 +152,21 @@ def erase(
 
 def _begin(lake: Lake, source: SourceSpec, found: Holdings, keep_releases: bool) -> Plan:
     """Enter in the journal what is to be done, together with what an earlier, killed erasure had entered."""
+    if snapshots(lake.home)[0]:
+        raise StoreError(
+            "A backup is being taken; its snapshot may hold the person.",
+            where=str(lake.home.root),
+            todo="Wait until it has ended; then give the command again.",
+        )
     if found.unfinished:
         raise StoreError(
             f"{len(found.unfinished)} deliveries that hold the person are still being written.",
-            where=", ".join(found.unfinished),
+            where=found.person.mask(", ".join(found.unfinished)),
             todo="Wait until they have their _SUCCESS, or delete them; then give the command again.",
         )
     earlier = open_plans(lake, found.person)
     if not found.found and not earlier:
-        raise unknown(source)
+        raise unknown(source, found.elsewhere)
     plan = Plan()
     for one in earlier:
         plan.merge(one)
@@ -160,21 +174,37 @@ def _begin(lake: Lake, source: SourceSpec, found: Holdings, keep_releases: bool)
     plan.merge(seen)
     if seen.versions or seen.deliveries or not earlier:
         entry = {"kind": BEGUN, "person": found.person.mark, "key": fingerprint(found.person.key), "by": operator()}
-        lake.journal.append(stream(source.name), {**entry, "plan": seen.__dict__})
+        lake.journal.append(stream(source.name), {**entry, "plan": in_words(seen.__dict__, found.person.mask)})
     return plan
 
 
-def unknown(source: SourceSpec) -> NotFoundError:
+def unknown(source: SourceSpec, elsewhere: Mapping[str, int]) -> NotFoundError:
     """Nothing holds the person. No similar id is named: that would show somebody else's."""
     named = "Patient.id" if source.format == "fhir" else "the value of the person column"
+    places = ", ".join(f"{number} files in {place}" for place, number in sorted(elsewhere.items()))
+    text = f" But these characters stand in {places}, which nothing here can change." if places else ""
     return NotFoundError(
-        f"Nothing of source '{source.name}' holds a person with this id.",
+        f"Nothing of source '{source.name}' holds a person with this id.{text}",
         todo=f"The id is {named}, exactly as the source writes it.",
     )
 
 
+def not_covered(lake: Lake) -> list[str]:
+    """What no search from this machine reaches, in sentences: nothing where all there is lies in COHORTLOOM_HOME."""
+    if lake.address is None:
+        return []
+    return [
+        "Deliveries (landing/), catalog.duckdb, spill and Dagster's folder of other machines: give the command on each.",
+        "Copies in the cache/ of other machines: `cohortloom gc --keep 1` on each removes them.",
+        "Noncurrent versions of objects, if the bucket is versioned: end them by a lifecycle rule.",
+        "Parts of uploads that were never completed: end them by a lifecycle rule.",
+        "Runs and backups of other machines that do not share this Dagster database: see that none goes on.",
+        "The text of the journal and of the reports in the bucket: it is not searched for the id.",
+    ]
+
+
 def _seen(lake: Lake, source: SourceSpec, found: Holdings, keep_releases: bool) -> Plan:
-    held = [h for h in found.versions if h.version.asset != RELEASE]
+    held = [h for h in found.versions if not _announced(lake, h.version)]
     keys = {h.version.partition["delivery"] for h in held if "delivery" in h.version.partition} | set(found.deliveries)
     current = {key: lake.tables.current(f"raw/{source.format}", {"delivery": key}) for key in sorted(keys)}
     by_name = dict(stores(lake))
@@ -190,19 +220,23 @@ def _seen(lake: Lake, source: SourceSpec, found: Holdings, keep_releases: bool) 
         raw={key: version.version if version is not None else "" for key, version in current.items()},
         versions=[h.name for h in held],
         withdraw=withdrawn,
-        kept=sorted(set(found.releases) - set(withdrawn)),
+        kept=sorted(set(published) - set(withdrawn)),
         cells=sorted([list(cell) for cell in cells]),
         identifiers=sorted(found.person.identifiers),
     )
 
 
-def _issued(lake: Lake, release_id: str) -> bool:
-    """Does the journal know the release? A payload of a killed run has none, and goes with the next run of its cell."""
+def _issued(lake: Lake, release_id: str) -> str:
+    """The SHA-256 under which the journal knows the release; "" if it does not."""
     try:
-        find_issue(lake, release_id)
+        return find_issue(lake, release_id)[1].sha256
     except NotFoundError:
-        return False
-    return True
+        return ""
+
+
+def _announced(lake: Lake, version: Version) -> bool:
+    """Is it the payload of a release? What a run stored that was killed before it told the journal is none."""
+    return version.asset == RELEASE and _issued(lake, version.info["release_id"]) == version.sha256
 
 
 def _renew(lake: Lake, source: SourceSpec, key: str, plan: Plan, person: Person, way: Way, compute: Compute) -> str:
@@ -218,7 +252,7 @@ def _renew(lake: Lake, source: SourceSpec, key: str, plan: Plan, person: Person,
         return "gone: it held nobody else"
     raw = lake.tables.current(f"raw/{source.format}", partition)
     if raw is None:
-        return "was not taken in"
+        return "gone: it held nobody else" if plan.raw.get(key) and not landed else "was not taken in"
     doomed = any((raw.label, raw.version) == (label, version) for _, label, version, _ in plan.versions)
     if not doomed and raw.version != plan.raw[key]:
         _renew_events(lake, source, key, raw, compute)
@@ -261,7 +295,7 @@ def _purge(lake: Lake, plan: Plan, way: Way) -> None:
 
 
 def _sweep_rest(lake: Lake, way: Way) -> None:
-    """Drafts of killed runs, spill folders of dead processes, half-built catalogues."""
+    """Drafts of killed runs, spill folders of dead processes, half-built catalogues, snapshots of killed backups."""
     swept = sum(store.collect(keep=EVERYTHING, grace_seconds=0) for _, store in stores(lake))
     for path in _left_outside(lake):
         with storage_errors(path.name):
@@ -280,7 +314,7 @@ def _sweep_rest(lake: Lake, way: Way) -> None:
 
 def _left_outside(lake: Lake) -> list[Path]:
     spill = [p for name in ("spill-*", "events-*") for p in lake.home.spill.glob(name)]
-    return [*spill, *lake.home.root.glob(".tmp-catalog-*")]
+    return [*spill, *lake.home.root.glob(".tmp-catalog-*"), *lake.home.root.glob(f"{SNAPSHOT}*")]
 
 
 def _renew_catalog(lake: Lake, compute: Compute, way: Way) -> None:

@@ -15,6 +15,8 @@ from pipeline.ingest.person import Person, mark_of
 from pipeline.workflow.raw_rows import column_of, patients
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pipeline.features.spec import SourceSpec
     from pipeline.store.lake import Lake
 
@@ -55,6 +57,15 @@ class Plan:
         self.kept += [name for name in later.kept if name not in [*self.kept, *self.withdraw]]
         self.withdraw += [name for name in later.withdraw if name not in [*self.kept, *self.withdraw]]
         self.identifiers = sorted({*self.identifiers, *later.identifiers})
+
+
+def in_words(value: Any, change: Callable[[str], str]) -> Any:
+    """JSON with every text and every name of a field changed: `Person.mask` before it is entered, `unmask` after."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, dict):
+        return {change(key): in_words(entry, change) for key, entry in value.items()}
+    return [in_words(entry, change) for entry in value] if isinstance(value, list) else value
 
 
 def stream(source: str) -> str:
@@ -119,7 +130,11 @@ def open_plans(lake: Lake, person: Person) -> list[Plan]:
     plans: list[Plan] = []
     for entry in lake.journal.entries(stream(person.source)):
         if entry["person"] == person.mark:
-            plans = [] if entry["kind"] == ERASED else [*plans, Plan(**entry["plan"])]
+            plans = (
+                []
+                if entry["kind"] == ERASED
+                else [*plans, Plan(**{k: in_words(v, person.unmask) for k, v in entry["plan"].items()})]
+            )
     return plans
 
 

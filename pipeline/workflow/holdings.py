@@ -15,6 +15,7 @@ from pipeline.ingest.delivery import SUCCESS
 from pipeline.ingest.events import subject_number
 from pipeline.ingest.lines import CHUNK
 from pipeline.ingest.taking_out import half_copied, look
+from pipeline.store.backup import snapshots
 from pipeline.store.collector import folders
 from pipeline.store.keys import DRAFT, RECORD, TRASH, VERSION
 from pipeline.store.version import Version
@@ -74,10 +75,13 @@ class Holdings:
         unfinished: Keys of deliveries that hold them and are still being written.
         versions: Versions, what was made first; purge them from the end.
         releases: Release id to whether its model was trained on them.
-        elsewhere: Place to number of files in which the id stands (journal, reports, Dagster's folder).
+        elsewhere: Place to number of files in which the id stands (journal, reports, Dagster's folder). Nothing here
+            can take it out of them: it is reported, and is no reason to begin or to fail.
         catalog: Does `catalog.duckdb` hold them?
-        half_made: Drafts of killed runs in the stores, and half-copied deliveries: nobody can say what they hold.
-        unsearched: Tables without the person column.
+        half_made: Drafts of killed runs in the stores, half-copied deliveries, snapshots of backups: nobody can say
+            what they hold.
+        unsearched: Tables without the person column, and files that no reader takes.
+        unread: Records of deliveries that nobody can read and that do not carry the id.
         mentions: Rows of others with the id in another column.
     """
 
@@ -90,13 +94,14 @@ class Holdings:
     catalog: bool = False
     half_made: int = 0
     unsearched: list[str] = field(default_factory=list)
+    unread: int = 0
     mentions: int = 0
 
     @property
     def found(self) -> bool:
-        """Is the person anywhere?"""
+        """Is the person anywhere where they can be erased?"""
         sure = any(held.certain for held in self.versions)
-        return bool(self.deliveries or self.unfinished or sure or self.catalog or self.elsewhere)
+        return bool(self.deliveries or self.unfinished or sure or self.catalog)
 
     def counts(self) -> dict[str, int]:
         """Kind of thing to number; only what there is. Empty: nothing holds the person."""
@@ -129,7 +134,7 @@ def search(lake: Lake, source: SourceSpec, book: CohortBook, person: Person) -> 
     _search_versions(lake, source, book, found)
     found.catalog = _in_catalog(lake, found.person)
     found.elsewhere = _elsewhere(lake, found.person)
-    found.half_made = half_copied(lake.home.landing / source.name)
+    found.half_made = half_copied(lake.home.landing / source.name) + sum(map(len, snapshots(lake.home)))
     found.half_made += sum(
         name.startswith((DRAFT, TRASH))
         for _, store in stores(lake)
@@ -161,7 +166,7 @@ def every_version(store: VersionStore) -> Iterator[Version]:
 
 def _search_landing(lake: Lake, source: SourceSpec, found: Holdings) -> None:
     folder = lake.home.landing / source.name
-    found.deliveries, found.unfinished, found.unsearched, found.mentions = {}, [], [], 0
+    found.deliveries, found.unfinished, found.unsearched, found.mentions, found.unread = {}, [], [], 0, 0
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         if not path.is_dir() or path.name.startswith("."):
             continue
@@ -169,6 +174,7 @@ def _search_landing(lake: Lake, source: SourceSpec, found: Holdings) -> None:
         key = f"{source.name}--{path.name}"
         found.unsearched += [f"{key}: {file}" for file in tally.unsearched]
         found.mentions += tally.mentions
+        found.unread += tally.unread
         if tally.held and (path / SUCCESS).exists():
             found.deliveries[key] = tally
         elif tally.held:
@@ -386,4 +392,4 @@ def as_rows(found: Holdings) -> list[dict[str, Any]]:
     rows += [
         {"what": "id in files", "where": place, "number": n, "unit": "files"} for place, n in found.elsewhere.items()
     ]
-    return rows
+    return [{**row, "where": found.person.mask(row["where"])} for row in rows]

@@ -49,6 +49,7 @@ def test_a_person_is_listed_erased_and_proven(
     export.mkdir()
     rows = [{"resourceType": "Patient", "id": i, "name": [{"family": NAME}]} for i in ("p1", "p2", CANARY)]
     (export / "Patient.ndjson").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    (export / "scan.pdf").write_bytes(b"%PDF")
     done = cohortloom("deliver", "hospital", str(export), "--as", "2026-10-31")
     assert done.returncode == 0, done.stderr
     said = []
@@ -86,6 +87,10 @@ def test_a_person_is_listed_erased_and_proven(
     assert entry["person"] == found["person"]
     assert entry["deliveries"]["hospital--2026-10-31"]["records_after"] == 2
     assert len(entry["purged"]) == 2
+    assert entry["not_covered"] == []
+    assert entry["id_elsewhere"] == {}
+    assert entry["not_searched"] == ["hospital--2026-10-31: scan.pdf (no reader takes it: searched as bytes only)"]
+    assert entry["not_searched"][0] in done.stderr.replace("\n", "")
     again = erase("-", "--source", "hospital", "--yes", "--json", stdin=CANARY)
     assert again.returncode == 0
     assert json.loads(again.stdout) == entry
@@ -93,3 +98,28 @@ def test_a_person_is_listed_erased_and_proven(
     assert left == []
     assert CANARY not in "".join(said)
     assert CANARY not in proof.read_text()
+
+
+def test_every_run_that_is_not_over_keeps_an_erasure_from_beginning(tmp_path: Path) -> None:
+    import dagster as dg
+
+    from assets.cli.erase import _nothing_runs
+    from assets.instance import open_instance, prepare_dagster_home
+    from pipeline.errors import ConfigError
+    from pipeline.store.home import Home
+
+    home = Home(tmp_path / "home").ensure()
+    prepare_dagster_home(home)
+
+    @dg.job
+    def empty() -> None: ...
+
+    with open_instance(home) as instance:
+        run = instance.create_run_for_job(empty, status=dg.DagsterRunStatus.NOT_STARTED)
+        with pytest.raises(ConfigError, match="1 runs are under way"):
+            _nothing_runs(home)
+        instance.report_run_canceling(run)
+        with pytest.raises(ConfigError, match="1 runs are under way"):
+            _nothing_runs(home)
+        instance.report_run_canceled(run)
+        _nothing_runs(home)

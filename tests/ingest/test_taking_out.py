@@ -198,6 +198,30 @@ def test_tables_without_the_column_are_named(land: Callable[..., Any]) -> None:
     assert seen.unsearched == ["a.csv", "b.parquet (not readable as Parquet)", "c.csv (no header)"]
 
 
+def test_files_that_no_reader_takes_are_named(land: Callable[..., Any]) -> None:
+    files = {"a.ndjson": [patient(1), b"{broken"], "scan.pdf": b"%PDF", "old.zip": b"PK", f"{CANARY}.zip": b"PK"}
+    delivery = land(files)
+    seen = look(delivery.folder, "fhir", person())
+    how = "(no reader takes it: searched as bytes only)"
+    assert seen.unsearched == [f"old.zip {how}", f"scan.pdf {how}"]
+    assert seen.whole == 1
+    short = look(delivery.folder, "fhir", person("bro")).to_dict()
+    assert short["not_searched"][0] == "old.zip (no reader takes it: searched not at all, the id is short)"
+    assert short["records_nobody_can_read"] == 1
+
+
+def test_a_name_that_holds_the_id_is_written_without_it() -> None:
+    one = person()
+    label = f"raw/fhir/delivery=test--of-{CANARY}"
+    assert CANARY not in one.mask(label)
+    assert one.unmask(one.mask(label)) == label
+    short = person("17")
+    assert short.mask("test--2026-10-17") == "test--2026-10-17"
+    assert short.unmask(short.mask("test--17: a.csv")) == "test--17: a.csv" != short.mask("test--17: a.csv")
+    digits = person("12345678")
+    assert digits.mask("12345678" * 8) == "12345678" * 8, "a hash is no name"
+
+
 @pytest.mark.parametrize("name", ["a.parquet", "a.parquet.gz"])
 def test_parquet_rows_go_and_leave_nothing_in_dictionaries(land: Callable[..., Any], tmp_path: Path, name: str) -> None:
     ids = pa.array(["p1", CANARY, None, "p2", CANARY])

@@ -18,7 +18,8 @@ import pytest
 
 from pipeline.errors import ConfigError, NotFoundError, StoreError
 from pipeline.store.archive import MANIFEST
-from pipeline.store.backup import back_up, restore
+from pipeline.store.backup import back_up, half_restored, restore
+from pipeline.store.disk import hold, release
 from pipeline.store.home import Home
 from pipeline.store.lake import Lake
 from pipeline.store.versions import VersionStore
@@ -246,6 +247,22 @@ def test_what_stands_there_is_never_overwritten(lake: Lake, tmp_path: Path) -> N
     empty = Home(tmp_path / "empty")
     empty.root.mkdir()
     assert restore(archive, empty).files > 0
+
+
+def test_what_killed_processes_left_is_no_harm(lake: Lake, tmp_path: Path) -> None:
+    """What a killed restore left beside the home goes with the next; that of a living one stays."""
+    archive = back_up(lake, tmp_path / "b.tar").path
+    dead, living, young, other = (tmp_path / f".restore-{name}" for name in ("0" * 32, "1" * 32, "2" * 32, "mine"))
+    for path in (dead, living, young, other):
+        path.mkdir()
+        if path != young:
+            os.utime(path, (0, 0))
+    held = hold(living)
+    assert held is not None
+    assert half_restored(lake.home) == [dead]
+    restore(archive, Home(tmp_path / "again"))
+    assert [path.exists() for path in (dead, living, young, other)] == [False, True, True, True]
+    release(held)
 
 
 def test_the_archive_may_lie_on_another_disk(lake: Lake, tmp_path: Path) -> None:

@@ -261,7 +261,7 @@ def test_plain_tables_go_by_the_person_column(house: House) -> None:
     assert found.counts()["records in deliveries"] == 1
     assert found.unsearched == ["clinic--one: codes.csv"]
     proof = house.erase("107", "clinic")
-    assert proof["tables_not_searched"] == ["clinic--one: codes.csv"]
+    assert proof["not_searched"] == ["clinic--one: codes.csv"]
     raw = house.lake.tables.resolve("raw/table", {"delivery": key})
     assert 107 not in house.lake.tables.read(raw, "visits").column("patient_no").to_pylist()
     assert raw.files["visits"].rows == 59
@@ -298,3 +298,69 @@ def test_what_killed_runs_left_is_swept(house: House) -> None:
     (house.home.landing / "hospital" / ".erase-dead" / "x").write_text(TRAINED)
     house.erase(TRAINED)
     assert house.traces(TRAINED) == []
+
+
+def test_snapshots_of_backups_are_swept_or_waited_for(house: House) -> None:
+    """A killed backup leaves links to everything that there was."""
+    from pipeline.store.backup import SNAPSHOT, back_up
+    from pipeline.store.disk import hold, release
+
+    snapshot = house.home.root / f"{SNAPSHOT}dead"
+    snapshot.mkdir()
+    (snapshot / "Patient.ndjson").hardlink_to(house.home.landing / "hospital" / "one" / "Patient.ndjson")
+    held = hold(snapshot)
+    assert held is not None
+    with pytest.raises(StoreError, match="backup is being taken"):
+        house.erase(TRAINED)
+    release(held)
+    assert house.search(TRAINED).half_made == 1
+    house.erase(TRAINED)
+    assert not snapshot.exists()
+    assert house.traces(TRAINED) == []
+    assert back_up(house.lake, house.home.root.parent / "b.tar").files
+
+
+def test_a_delivery_that_is_called_by_the_id(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dagster knows it by its name: said in the proof, and no reason to fail. The journal has the hash instead."""
+    key = house.land("hospital", f"of-{TRAINED}", {"Patient.ndjson": patient(TRAINED, 1950)})
+    assert house.ingest(key) == ""
+    with monkeypatch.context() as patch:
+        patch.setattr(erasure, "_purge", dying(erasure._purge, 1))
+        with pytest.raises(Killed):
+            house.erase(TRAINED)
+    proof = house.erase(TRAINED)
+    assert set(proof["id_elsewhere"]) == {"dagster"}
+    assert proof["search_found"] == {}
+    named = f"hospital--of-erased-{proof['person']}"
+    assert proof["renewed"][named] == "gone: it held nobody else"
+    assert TRAINED not in str(house.lake.journal.entries("erasures/hospital"))
+    assert not (house.home.landing / "hospital" / f"of-{TRAINED}").exists()
+    with pytest.raises(NotFoundError, match="files in dagster, which nothing here can change"):
+        house.erase(TRAINED)
+
+
+def test_a_release_that_was_never_announced_goes(house: House) -> None:
+    name = f"people--{MONTH[:7]}--r1"
+    publish(house, name)
+    cell = {"cohort": "people", "month": MONTH}
+    announced = house.lake.tables.resolve("release", cell)
+    for release_id in (name, f"people--{MONTH[:7]}--r2"):
+        with house.lake.tables.draft("release", cell) as draft:
+            draft.add_table("data", pa.table({"x": [2]}))
+            draft.commit(inputs=announced.inputs, info={**announced.info, "release_id": release_id})
+    proof = house.erase(TRAINED, keep_releases=True)
+    assert proof["kept_releases"] == [name]
+    assert proof["withdrawn"] == []
+    left = [version for version in every_version(house.lake.tables) if version.asset == "release"]
+    assert left == [announced]
+    assert house.lake.tables.history("release", cell) == [announced]
+
+
+def test_with_an_object_store_the_proof_says_what_it_does_not_cover(house: House) -> None:
+    assert erasure.not_covered(house.lake) == []
+    from pipeline.store.address import StoreAddress
+
+    house.lake.address = StoreAddress("bucket")  # the stores stay local: only what is said is looked at
+    proof = house.erase(TRAINED)
+    assert any("cache/" in line for line in proof["not_covered"])
+    assert any("Noncurrent" in line for line in proof["not_covered"])
