@@ -19,7 +19,7 @@ from pipeline.features.split import PUBLISHED_KEY
 from pipeline.ingest.delivery import hand_over
 from pipeline.store.hashing import canonical_json
 from pipeline.store.home import Home
-from pipeline.store.lake import Lake
+from pipeline.store.lake import Lake, VersionStore
 from pipeline.store.version import StoredFile, Version, content_hash
 from pipeline.workflow import judging
 from pipeline.workflow.cell import Cell
@@ -158,11 +158,11 @@ class Ward:
         return [e for e in found if kind in ("", e["kind"])]
 
 
-def forge(lake: Lake, version: Version, file: str, content: bytes) -> Version:
+def forge(store: VersionStore, version: Version, file: str, content: bytes) -> Version:
     """Change a file of a version by hand, and mend every hash of its record and its pointer."""
     import hashlib
 
-    path = lake.tables.path(version, file)
+    path = store.path(version, file)
     path.chmod(0o600)
     path.write_bytes(content)
     stored = version.files[file]
@@ -171,7 +171,7 @@ def forge(lake: Lake, version: Version, file: str, content: bytes) -> Version:
         **{**vars(stored), "sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)},
     )
     forged = replace(version, files=files, sha256=content_hash(files, version.info))
-    folder = lake.tables.root / version.label
+    folder = store.root / version.label
     for record in (folder / version.version / "_version.json", folder / "_current.json"):
         record.chmod(0o600)
         record.write_bytes(forged.to_bytes())

@@ -233,12 +233,15 @@ class Ledger:
         most = f"epsilon {budget.epsilon:g}, delta {budget.delta:g}"
         who = f"'{training.generator}' for {training.month[:7]}"
         todo = "Raise `privacy: budget:` in the cohort's file if the privacy officer agrees."
-        if not training.asked.finite:
-            what = f"{who} would train without differential privacy, and the cohort may spend {most} at most."
-            todo = f"Ask for it under `privacy: trainings: {training.generator}:` in the cohort's file."
-        elif not others.finite:
+        if not others.finite:
             what = f"{who} is refused: earlier trainings were not private, so the spend is infinite already."
             todo = "No later training can take it back. Start a new cohort, or take out the budget."
+        elif not training.asked.finite:
+            what = f"{who} would train without differential privacy, and the cohort may spend {most} at most."
+            todo = (
+                f"Where the generator can (docs/generators.md), ask for it under `privacy: trainings: {training.generator}:`; "
+                "else enable another one, or take out the budget."
+            )
         elif account.kept:
             what = (
                 f"{who} gave another model than before, which is fresh noise and costs {training.cost(training.asked)} "

@@ -141,7 +141,7 @@ def card_markdown(card: Mapping[str, Any]) -> str:
         "## Verdict",
         "",
         f"**{card['verdict']['status']}** over {card['verdict']['seeds']} trained "
-        f"{'seed' if card['verdict']['seeds'] == 1 else 'seeds'}.",
+        f"{'seed' if card['verdict']['seeds'] == 1 else 'seeds'}{_waived(card)}.",
         "",
         *_table(
             ("rule", "status", "in words"),
@@ -200,6 +200,12 @@ def _column(column: Column, rows: Cohort) -> dict[str, Any]:
 def _said(decision: Decision) -> dict[str, str]:
     """Who, in which role, when and why; the operating system's user stays in the house."""
     return {"role": decision.role, "name": decision.name, "at": decision.at, "words": decision.words}
+
+
+def _waived(card: Mapping[str, Any]) -> str:
+    """How many rules were waived, so that a release whose verdict is no pass explains itself."""
+    count = sum(bool(rule["waived"]) for rule in card["verdict"]["rules"])
+    return "" if not count else f"; {count} {'rule was' if count == 1 else 'rules were'} waived (below)"
 
 
 def _signed(card: Mapping[str, Any]) -> list[str]:

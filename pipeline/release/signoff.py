@@ -71,6 +71,7 @@ class Issue:
         sha256: Of the published version.
         at: When it was published.
         withdrawn: Who took it back, when and why; None while it stands.
+        inputs: Label to sha256 of what it was made from; known also after its files were purged.
     """
 
     release_id: str
@@ -80,6 +81,7 @@ class Issue:
     sha256: str
     at: str
     withdrawn: Decision | None = None
+    inputs: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -174,6 +176,7 @@ def issues(entries: Sequence[Entry], month: str | None = None) -> list[Issue]:
             e["sha256"],
             e["at"],
             withdrawals.get(e["release_id"]),
+            e.get("inputs", {}),
         )
         for e in entries
         if e.get("kind") == "published" and month in (None, e["month"])

@@ -90,6 +90,19 @@ class Cache:
                     continue  # another process was as fast, or took the copy away to make room
         raise StoreError("The local copy disappears as fast as it is made.", where=str(target), todo=f"Raise {LIMIT}.")
 
+    def recheck(self, folder: Path, stored: StoredFile) -> None:
+        """Hash the copy of a file again and remove it if it is not what was committed: `fetch` looks at sizes only.
+
+        Raises:
+            StoreError: it cannot be read or removed.
+        """
+        from pipeline.store.hashing import sha256_file
+
+        for copy in (folder / stored.file, self._blob(stored.sha256)):
+            with storage_errors(str(copy)), suppress(FileNotFoundError, NotADirectoryError):
+                if sha256_file(copy) != stored.sha256:
+                    copy.unlink()
+
     def adopt(self, folder: Path, work: Path, files: list[StoredFile]) -> None:
         """Keep the files of a draft that has been committed, so that nobody here has to fetch them."""
         with storage_errors(str(folder)):

@@ -78,6 +78,10 @@ class VersionFiles(Protocol):
         """SHA-256 of a file as it lies in the place, read again; None if it is missing."""
         ...
 
+    def recheck(self, version: Version) -> None:
+        """Drop what this machine has of the version, beside the place itself, and is not what was committed."""
+        ...
+
     def size(self, where: str, name: str) -> int:
         """Bytes of whatever is called `name` in the partition."""
         ...
@@ -191,6 +195,9 @@ class LocalFiles:
             return sha256_file(self.root / version.label / version.version / stored.file)
         except (FileNotFoundError, NotADirectoryError):
             return None
+
+    def recheck(self, version: Version) -> None:
+        """Nothing to do: what is read here is what `digest` hashed."""
 
     def size(self, where: str, name: str) -> int:
         """Bytes of a file, or of all files in a folder."""

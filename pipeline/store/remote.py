@@ -108,6 +108,12 @@ class RemoteFiles:
             digest.update(piece)
         return digest.hexdigest()
 
+    def recheck(self, version: Version) -> None:
+        """Hash the copies on this machine again; what is not what was committed goes, and is fetched when needed."""
+        folder = self._copies(version)
+        for stored in version.files.values():
+            self.cache.recheck(folder, stored)
+
     def size(self, where: str, name: str) -> int:
         """Bytes of a version; what is no version counts nothing."""
         return sum(self.store.below_key(f"{where}/{name}").values()) if VERSION.fullmatch(name) else 0

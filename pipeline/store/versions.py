@@ -151,7 +151,9 @@ class VersionStore:
             raise StoreError("The file is not readable as Parquet.", where=f"{version.label}/{name}") from None
 
     def verify(self, version: Version) -> None:
-        """Read every file of the version again.
+        """Read every file of the version again where it lies; a copy on this machine that is another one is dropped.
+
+        So what is read from now on is what was verified, on an object store, too.
 
         Raises:
             StoreError: a file is missing, its hash is another one, or the record does not belong to its files.
@@ -169,6 +171,7 @@ class VersionStore:
                 )
         if content_hash(version.files, version.info) != version.sha256:
             raise StoreError("The record's hash does not belong to its files.", where=version.label, todo=todo)
+        self.files.recheck(version)
 
     # ---- writing
 

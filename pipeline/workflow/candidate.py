@@ -20,6 +20,7 @@ from pipeline.release.gate import Verdict, judge
 from pipeline.release.signoff import verdict_known
 from pipeline.store.hashing import sha256_json
 from pipeline.workflow.judging import RELEASE_STREAM, bound, references_current, results_of
+from pipeline.workflow.ledger import stored_model_hash
 from pipeline.workflow.record import Record
 from pipeline.workflow.settings import changed_since, release_settings
 from pipeline.workflow.training import carried
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from pipeline.features.spec import CohortSpec
     from pipeline.store.lake import Lake, Version
     from pipeline.workflow.cell import Cell
+
+TOLD = ("words", "n_needed")
+"""What a rule of a verdict only tells people."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,7 @@ def read_candidate(lake: Lake, cell: Cell) -> Candidate | NoCandidate:
         return NoCandidate(broken, name, made=True)
     for version in (evaluation, synthetic, references):
         lake.tables.verify(version)
+    lake.models.verify(model)
     stored = json.loads(lake.tables.path(evaluation, "verdict.json").read_text(encoding="utf-8"))
     if "bound" not in stored:
         return NoCandidate(
@@ -158,9 +163,20 @@ def _judged_again(lake: Lake, cell: Cell, evaluation: Version, references: Versi
     then = evaluation.info["settings"]
     tasks = [TaskSpec(**task) for task in then["tasks"]]
     again = judge(results, GateSpec(**then["gate"]), references=known, tasks=tasks)
-    if json.loads(json.dumps(again.to_dict())) != stored:
+    if _as_judged(json.loads(json.dumps(again.to_dict()))) != _as_judged(stored):
         raise _fault("The stored verdict does not follow from the stored results.", evaluation)
     return judge(results, cell.spec.gate, references=known, tasks=cell.spec.tasks)
+
+
+def _as_judged(verdict: dict[str, Any]) -> dict[str, Any]:
+    """A verdict without what it only tells people, which a newer CohortLoom may put in other words.
+
+    Nothing is decided or published by a stored verdict's words: the candidate's are always today's.
+    """
+    rules = verdict.get("rules")
+    if not isinstance(rules, list) or not all(isinstance(rule, dict) for rule in rules):
+        return verdict  # edited by hand: equal to no verdict of the pipeline
+    return {**verdict, "rules": [{k: v for k, v in rule.items() if k not in TOLD} for rule in rules]}
 
 
 def _seal(spec: CohortSpec, synthetic: Version, evaluation: Version, model: Version) -> str:
@@ -180,6 +196,10 @@ def _obstacles(lake: Lake, cell: Cell, candidate: Candidate, named: str | None) 
     # Thresholds may be edited after the evaluation: today's are the ones that count.
     changes = [(v.asset, changed_since(v, spec, but="gate")) for v in versions]
     found = [f"{asset}: {words}" for asset, words in changes if words]
+    if not spec.enabled:
+        found.append(
+            f"The cohort is retired (`enabled: false` in the file of '{spec.name}'): nothing new is published."
+        )
     if not references_current(lake, cell):
         found.append("references: the cohort's file has changed since.")
     found.extend(_privacy_obstacles(lake, cell, candidate.model))
@@ -194,10 +214,10 @@ def _obstacles(lake: Lake, cell: Cell, candidate: Candidate, named: str | None) 
 
 
 def _privacy_obstacles(lake: Lake, cell: Cell, model: Version) -> list[str]:
-    """The training must be in the ledger, and the cohort must still keep to its budget."""
+    """The training must be in the ledger with exactly this model, and the cohort must still keep to its budget."""
     ledger = Ledger(lake.journal, cell.cohort)
     training = (model.info.get("privacy") or {}).get("training")
-    if training is None or not ledger.models(training):
+    if training is None or stored_model_hash(model) not in ledger.models(training):
         return [f"{model.asset}: the privacy ledger has no finished training of it; train it again."]
     spent, budget = ledger.total(), cell.spec.privacy.budget
     if spent.within(budget):

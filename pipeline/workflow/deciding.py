@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ConfigError, NotFoundError
 from pipeline.release.signoff import Waiver, check_speaker, check_waivable, decisions, person
-from pipeline.workflow.released import os_user, stream
+from pipeline.workflow.housekeeping import operator
+from pipeline.workflow.released import stream
 from pipeline.workflow.releasing import ReleaseState, release_state
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def _decided(lake: Lake, cell: Cell, decide: Callable[[list[dict[str, Any]]], di
 
 
 def _entry(cell: Cell, kind: str, state: ReleaseState, role: str, name: str, words: str) -> dict[str, Any]:
-    said = {"role": role, "name": " ".join(name.split()), "words": words.strip(), "user": os_user()}
+    said = {"role": role, "name": " ".join(name.split()), "words": words.strip(), "user": operator()}
     return {"kind": kind, "month": cell.month, "seal": state.seal, **said}
 
 

@@ -1,8 +1,9 @@
 """Taking away what is no longer needed, in all of COHORTLOOM_HOME: old versions and what killed processes left.
 
-Never goes: the current version of a partition, every version of `release`, and the evidence behind a release (the
-synthetic rows, model, evaluation, report and features that it was made from, by the hashes in `inputs`). Deliveries
-are nobody's litter. How a store is swept is in `store/collector.py`; the run records of Dagster in `assets/purge.py`.
+Never goes: the current version of a partition, every version of `release`, and the evidence behind a release, also a
+withdrawn one (the synthetic rows, model, evaluation, report and features that it was made from, by the hashes in
+`inputs`). Deliveries are nobody's litter. How a store is swept is in `store/collector.py`; the run records of Dagster
+in `assets/purge.py`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from pipeline.store.version import Version
 from pipeline.workflow.ledger import settle_open
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from pipeline.store.home import Home
@@ -156,24 +157,35 @@ def evidence(lake: Lake) -> set[tuple[str, str]]:
     """(label, version) of every version of `release`, and of what each was made from, as far as the deliveries.
 
     Also what belongs to a withdrawn release: its rows have left the house, and somebody may have to answer for them.
+    Its own files are gone; the journal knows what they were made from.
     """
-    stores = (lake.tables, lake.models, lake.reports)
+    from pipeline.workflow.released import all_issues
+
     # Every folder counts, not only those with a pointer: a release whose pointer was purged is still evidence.
     waiting = [v for key in _cells_of(lake.tables, RELEASE) for v in _stored(lake.tables, key)]
     seen: dict[tuple[str, str], Version] = {(v.label, v.version): v for v in waiting}
+    for known in all_issues(lake).values():
+        for issue in known:
+            waiting.extend(_new(seen, _made_from(lake, issue.inputs)))
     while waiting:
         version = waiting.pop()
-        for label, sha256 in version.inputs.items():
-            if label.startswith(REBUILT_FROM_LANDING):
-                continue
-            for store in stores:
-                made = [v for v in _stored(store, label) if v.sha256 == sha256]
-                waiting.extend(_new(seen, made[:1]))
+        waiting.extend(_new(seen, _made_from(lake, version.inputs)))
         if version.asset.startswith("evaluation/"):
             # The report has the same inputs under the same label in a store of its own.
             made = [v for v in _stored(lake.reports, version.label) if v.inputs == version.inputs]
             waiting.extend(_new(seen, made[:1]))
     return set(seen)
+
+
+def _made_from(lake: Lake, inputs: Mapping[str, str]) -> list[Version]:
+    """The stored versions that these labels and hashes name, but for what comes again from the deliveries."""
+    found = []
+    for label, sha256 in inputs.items():
+        if label.startswith(REBUILT_FROM_LANDING):
+            continue
+        for store in (lake.tables, lake.models, lake.reports):
+            found.extend([v for v in _stored(store, label) if v.sha256 == sha256][:1])
+    return found
 
 
 def _new(seen: dict[tuple[str, str], Version], versions: list[Version]) -> list[Version]:

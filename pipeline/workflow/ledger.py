@@ -161,6 +161,11 @@ def model_hash(folder: Path) -> str:
     return _one_hash({f"{REPLICATES}/{path.relative_to(folder).as_posix()}": sha256_file(path) for path in files})
 
 
+def stored_model_hash(version: Version) -> str:
+    """`model_hash` of a stored model, from its record."""
+    return _one_hash({f.file: f.sha256 for f in version.files.values() if f.file.startswith(f"{REPLICATES}/")})
+
+
 def _one_hash(files: Mapping[str, str]) -> str:
     return sha256_json(sorted(files.items()))
 
@@ -176,10 +181,9 @@ def stored_models(lake: Lake, cohort: str, training: Training) -> list[Version]:
 
 def settle(ledger: Ledger, version: Version) -> None:
     """Complete the training of a stored model, if the process that stored it could not say so any more."""
-    files = {f.file: f.sha256 for f in version.files.values() if f.file.startswith(f"{REPLICATES}/")}
     privacy = version.info["privacy"]
     with suppress(NotFoundError):  # a model that the ledger has no training of is told by `unentered`
-        ledger.complete(privacy["training"], _one_hash(files), Loss.from_json(privacy))
+        ledger.complete(privacy["training"], stored_model_hash(version), Loss.from_json(privacy))
 
 
 def settle_open(lake: Lake, cohort: str) -> Ledger:

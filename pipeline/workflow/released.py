@@ -6,7 +6,6 @@ withdrawn has none. How a release comes about is in `releasing.py`.
 
 from __future__ import annotations
 
-import getpass
 import shutil
 import uuid
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pipeline.errors import ConfigError, NotFoundError, StoreError, nearest
 from pipeline.release.signoff import Issue, cohort_of, issues
 from pipeline.store.disk import storage_errors
 from pipeline.store.hashing import sha256_file
+from pipeline.workflow.housekeeping import operator
 from pipeline.workflow.judging import RELEASE_STREAM
 
 if TYPE_CHECKING:
@@ -47,24 +47,16 @@ def stream(cohort: str) -> str:
     return f"{RELEASE_STREAM}/{cohort}"
 
 
-def os_user() -> str:
-    """The user of the operating system, noted beside the name that somebody gives."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return "unknown"
-
-
 def releases(lake: Lake) -> list[ReleaseRow]:
     """All releases that ever were, by cohort and then in the order in which they were published."""
-    return [_row(lake, cohort, issue, known) for cohort, known in _all_issues(lake).items() for issue in known]
+    return [_row(lake, cohort, issue, known) for cohort, known in all_issues(lake).items() for issue in known]
 
 
 def published_versions(lake: Lake) -> list[Version]:
     """The payloads of all releases that were not withdrawn, superseded ones too: what must not be collected."""
     found = [
         payload(lake, cohort, issue)
-        for cohort, known in _all_issues(lake).items()
+        for cohort, known in all_issues(lake).items()
         for issue in known
         if issue.withdrawn is None
     ]
@@ -88,14 +80,14 @@ def withdraw(lake: Lake, release_id: str, reason: str, by: str) -> ReleaseRow:
         if next(i for i in issues(entries) if i.release_id == release_id).withdrawn is not None:
             return None
         facts = {"release_id": release_id, "month": issue.month, "seal": issue.seal}
-        return {"kind": "withdrawn", **facts, "name": by.strip(), "words": reason.strip(), "user": os_user()}
+        return {"kind": "withdrawn", **facts, "name": by.strip(), "words": reason.strip(), "user": operator()}
 
     lake.journal.transact(stream(cohort), decide)
     for version in lake.tables.history(ASSET, {"cohort": cohort, "month": issue.month}):
         if version.info["release_id"] == release_id:
             lake.tables.purge(version)
     cohort, issue = find_issue(lake, release_id)
-    return _row(lake, cohort, issue, _all_issues(lake)[cohort])
+    return _row(lake, cohort, issue, all_issues(lake)[cohort])
 
 
 def find_issue(lake: Lake, release_id: str) -> tuple[str, Issue]:
@@ -106,7 +98,7 @@ def find_issue(lake: Lake, release_id: str) -> tuple[str, Issue]:
         ConfigError: the text is no release id.
     """
     cohort = cohort_of(release_id)
-    known = _all_issues(lake)
+    known = all_issues(lake)
     for issue in known.get(cohort, []):
         if issue.release_id == release_id:
             return cohort, issue
@@ -162,7 +154,8 @@ def export(lake: Lake, release_id: str, folder: Path) -> list[Path]:
     return sorted(folder / stored.file for stored in version.files.values())
 
 
-def _all_issues(lake: Lake) -> dict[str, list[Issue]]:
+def all_issues(lake: Lake) -> dict[str, list[Issue]]:
+    """All releases that the journal knows, by cohort, withdrawn ones too, in the order in which they were published."""
     prefix = f"{RELEASE_STREAM}/"
     cohorts = [name.removeprefix(prefix) for name in lake.journal.streams() if name.startswith(prefix)]
     return {cohort: issues(lake.journal.entries(stream(cohort))) for cohort in cohorts}

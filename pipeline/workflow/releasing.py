@@ -285,6 +285,7 @@ def _announce(lake: Lake, cell: Cell, found: Candidate, made: Version) -> None:
             "release_id": made.info["release_id"],
             "generator": found.generator,
             "sha256": made.sha256,
+            "inputs": made.inputs,  # outlives the files: what is behind a withdrawn release must still be found
         }
 
     lake.journal.transact(stream(cell.cohort), decide)

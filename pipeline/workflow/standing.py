@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from functools import cache
 from typing import TYPE_CHECKING
 
-from pipeline.errors import CohortLoomError, ConfigError, StoreError
+from pipeline.errors import CohortLoomError, ConfigError, NotFoundError, StoreError
 from pipeline.features.build import CohortInputs, gather_inputs
 from pipeline.features.split import ENVIRONMENT
 from pipeline.ingest.delivery import landed
 from pipeline.store.lake import VersionStore
 from pipeline.workflow.calendar import Landed, MonthMade, RunFact, Standing, month_after, moved
+from pipeline.workflow.record import Record
 
 if TYPE_CHECKING:
     from pipeline.features.spec import CohortBook, CohortSpec, SourceSpec
@@ -28,11 +29,13 @@ if TYPE_CHECKING:
 
 LAST_STEP = "leaderboard"
 """The asset whose version says that a month was made."""
+THEN_ERASED = "made, then erased"
+"""In place of a change: the month was purged since it held an erased person, and not made again."""
 
 
 @dataclass(frozen=True)
 class StaleMonth:
-    """A month that was made from inputs that have changed since.
+    """A month that was made from inputs that have changed since, or that an erasure purged.
 
     Attributes:
         cohort: Name of the cohort.
@@ -50,7 +53,8 @@ class StaleMonth:
 def stale_months(lake: Lake, book: CohortBook, cohort: str) -> list[StaleMonth]:
     """The months of a cohort that were made from other inputs than those that would count now, oldest first.
 
-    Also months whose making anew was begun and not finished: they hold results of two different inputs.
+    Also months whose making anew was begun and not finished, which hold results of two different inputs, and months
+    that an erasure purged and that were not made since; not where no delivery is left to make them of.
 
     Raises:
         NotFoundError: unknown cohort.
@@ -62,13 +66,12 @@ def stale_months(lake: Lake, book: CohortBook, cohort: str) -> list[StaleMonth]:
 def stale_of(lake: Lake, book: CohortBook, cohort: str, published: frozenset[str]) -> list[StaleMonth]:
     """`stale_months` for whoever has a snapshot and the published months already."""
     spec = book.cohort(cohort)
-    inputs = inputs_now(lake, spec, book.source(spec.source))
-    found = []
-    for made in months_made(lake, cohort):
-        words = change_of(made, inputs) or half_made(lake, cohort, made.month)
-        if words:
-            found.append(StaleMonth(cohort, made.month, words, made.month in published))
-    return found
+    source = book.source(spec.source)
+    inputs, there = inputs_now(lake, spec, source), taken_in(lake, source)
+    made = months_made(lake, cohort)
+    words = {m.month: change_of(m, inputs, there) or half_made(lake, cohort, m.month) for m in made}
+    words |= {month: THEN_ERASED for month in erased_months(lake, cohort, source) if has_inputs(month, inputs)}
+    return [StaleMonth(cohort, month, words[month], month in published) for month in sorted(words) if words[month]]
 
 
 def standing(
@@ -97,6 +100,7 @@ def standing(
         inputs=inputs_now(lake, spec, source),
         landed=landed_deliveries(lake, source, runs),
         published=published,
+        there=taken_in(lake, source),
     )
 
 
@@ -148,23 +152,73 @@ def inputs_now(lake: Lake, spec: CohortSpec, source: SourceSpec) -> Callable[[st
     return gather
 
 
-def change_of(made: MonthMade, inputs: Callable[[str], CohortInputs]) -> str:
+def has_inputs(month: str, inputs: Callable[[str], CohortInputs]) -> bool:
+    """Is there a delivery to make a month of? Other reasons why it cannot be made are told by whoever tries."""
+    try:
+        inputs(month)
+    except NotFoundError:
+        return False
+    except CohortLoomError:
+        return True
+    return True
+
+
+def erased_months(lake: Lake, cohort: str, source: SourceSpec) -> set[str]:
+    """The months that had a leaderboard, which an erasure purged (as the journal says), and that have none now."""
+    from pipeline.workflow.erasures import stream
+
+    start = f"{LAST_STEP}/cohort={cohort}/month="
+    labels: set[str] = set()
+    for entry in lake.journal.entries(stream(source.name)):
+        labels |= {label for label, *_ in entry.get("purged", [])}
+        # One that was killed after it had purged has no proof yet.
+        labels |= {label for _, label, *_ in entry.get("plan", {}).get("versions", [])}
+    months = {label.removeprefix(start) for label in labels if label.startswith(start)}
+    return {m for m in months if sound(lake.tables, LAST_STEP, {"cohort": cohort, "month": m}) is None}
+
+
+def taken_in(lake: Lake, source: SourceSpec) -> dict[str, date]:
+    """The deliveries of a source that are in the lake, with the day each knows up to."""
+    found = {}
+    for partition in lake.tables.partitions(f"raw/{source.format}"):
+        if partition.get("delivery", "").startswith(f"{source.name}--"):
+            raw = sound(lake.tables, f"raw/{source.format}", partition)
+            if raw is not None:
+                found[partition["delivery"]] = date.fromisoformat(str(raw.info["as_of"])[:10])
+    return found
+
+
+def change_of(made: MonthMade, inputs: Callable[[str], CohortInputs], there: Mapping[str, date]) -> str:
     """In words, what of a month's inputs changed since it was made; empty if nothing did."""
     if made.inputs is None:
         return "the record of its inputs is gone"
     try:
-        return "; ".join(moved(made.inputs, inputs(made.month)))
+        return "; ".join(moved(made.inputs, inputs(made.month), there))
     except CohortLoomError as error:
         return f"{error.what} {error.todo}".strip()
 
 
 def half_made(lake: Lake, cohort: str, month: str) -> str:
-    """In words, whether the features of a month were made of other inputs than those gathered last; empty if not."""
+    """In words, whether making a month anew was begun and not finished; empty if all of it belongs together.
+
+    The features must be made of the inputs gathered last, and what the leaderboard shows (reference rows, evaluations)
+    must be what is current and made from these features. A generator that is not enabled has no result to be old.
+    """
     partition = {"cohort": cohort, "month": month}
     gathered, features = (sound(lake.tables, asset, partition) for asset in ("cohort_inputs", "features"))
-    if gathered is None or features is None or features.inputs.get(gathered.label) == gathered.sha256:
+    if gathered is None or features is None:
         return ""
-    return "inputs were gathered anew, and the features not made of them"
+    if features.inputs.get(gathered.label) != gathered.sha256:
+        return "inputs were gathered anew, and the features not made of them"
+    last = sound(lake.tables, LAST_STEP, partition)
+    for label, sha256 in last.inputs.items() if last is not None else ():
+        asset = label.partition("/cohort=")[0]
+        shown = sound(lake.tables, asset, partition)
+        if shown is None or shown.sha256 != sha256:
+            return f"the leaderboard does not show the current {asset}"
+        if Record.of(shown).status != "not_enabled" and shown.inputs.get(features.label) != features.sha256:
+            return f"features were made anew, and {asset} not from them"
+    return ""
 
 
 def landed_deliveries(lake: Lake, source: SourceSpec, runs: Iterable[RunFact] = ()) -> list[Landed]:

@@ -150,6 +150,7 @@ def sample_step(lake: Lake, cell: Cell, generator: str, *, run_id: str = "") -> 
 
     Raises:
         NotFoundError: the cell has no model of this generator, or no features.
+        StoreError: the model's files are not what was trained.
     """
     from pipeline.generators.replicates import sample_replicates
 
@@ -160,6 +161,7 @@ def sample_step(lake: Lake, cell: Cell, generator: str, *, run_id: str = "") -> 
     record = carried(model, {features.label: features.sha256})
     if not record.ok:
         return _status(lake.tables.draft(asset, cell.partition), record, info, inputs, run_id)
+    lake.models.verify(model)  # else rows of another model would be drawn, and judged, under this one's name
     replicates = lake.models.path(model, REPLICATES)
 
     def draw() -> tuple[list[Cohort], dict[str, Any]]:

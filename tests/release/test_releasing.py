@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,9 @@ from release_ward import COHORT, MONTH, Ward, forge, with_verdict
 
 from pipeline.errors import ConfigError, NotFoundError, StoreError
 from pipeline.store.journal import Journal
-from pipeline.workflow import releasing
+from pipeline.workflow import candidate, releasing
 from pipeline.workflow.deciding import reject, sign, waive
+from pipeline.workflow.housekeeping import collect_garbage
 from pipeline.workflow.releasing import (
     ReleaseState,
     export,
@@ -22,9 +24,13 @@ from pipeline.workflow.releasing import (
     releases,
     withdraw,
 )
+from pipeline.workflow.training import sample_step
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from pipeline.release.gate import Verdict
+    from pipeline.store.version import Version
 
 OFFICER = {"role": "privacy_officer", "name": "Ada Moreau"}
 LATER = date(2030, 1, 1)
@@ -261,7 +267,7 @@ def test_mending_the_hashes_and_the_journal_does_not_help(ward: Ward, entered: b
     ward.judges()
     version = ward.current("evaluation/independent")
     content = ward.lake.tables.path(version, "verdict.json").read_bytes()
-    forged = forge(ward.lake, version, "verdict.json", with_verdict(content, "pass"))
+    forged = forge(ward.lake.tables, version, "verdict.json", with_verdict(content, "pass"))
     if entered:
         entry = {**ward.entries("verdict")[-1], "evaluation": forged.sha256, "status": "pass"}
         ward.lake.journal.append(f"release/{COHORT}", {k: v for k, v in entry.items() if k not in ("id", "at")})
@@ -279,11 +285,9 @@ def test_a_file_swapped_after_its_verdict_is_refused(ward: Ward) -> None:
 
 def test_mending_the_swapped_files_hashes_does_not_help(ward: Ward) -> None:
     """The record of the evaluation is mended too: the verdict itself says which bytes it is about."""
-    from dataclasses import replace
-
     signed(ward)
     real = ward.lake.tables.path(ward.current("features"), "data").read_bytes()
-    forged = forge(ward.lake, ward.current("synthetic/independent"), "data", real)
+    forged = forge(ward.lake.tables, ward.current("synthetic/independent"), "data", real)
     assert stepped(ward).state == "withheld"
     evaluation = ward.current("evaluation/independent")
     mended = replace(evaluation, inputs={**evaluation.inputs, forged.label: forged.sha256})
@@ -292,6 +296,64 @@ def test_mending_the_swapped_files_hashes_does_not_help(ward: Ward) -> None:
         record.chmod(0o600)
         record.write_bytes(mended.to_bytes())
     refused(ward, "about other synthetic and data")
+
+
+def swapped_model(ward: Ward) -> tuple[Version, str, bytes]:
+    """The current model, one of its files and other bytes of the same length for it."""
+    model = ward.lake.models.resolve("model/independent", ward.cell().partition)
+    file = next(name for name in model.files if name.startswith("replicates/"))
+    return model, file, ward.lake.models.path(model, file).read_bytes().replace(b"1", b"2")
+
+
+def test_a_model_swapped_after_its_training_is_refused(ward: Ward) -> None:
+    signed(ward)
+    model, file, content = swapped_model(ward)
+    path = ward.lake.models.path(model, file)
+    path.chmod(0o600)
+    path.write_bytes(content)
+    with pytest.raises(StoreError, match="sha256 is"):
+        sample_step(ward.lake, ward.cell(), "independent")
+    refused(ward, "sha256 is")
+
+
+def test_mending_the_swapped_models_hashes_does_not_help(ward: Ward) -> None:
+    """Its rows are drawn and judged again, but the ledger knows no training that gave it."""
+    forge(ward.lake.models, *swapped_model(ward))
+    sample_step(ward.lake, ward.cell(), "independent")
+    ward.judges()
+    state = stepped(ward)
+    assert state.state == "withheld"
+    assert "no finished training of it" in state.reasons[0]
+
+
+def test_a_verdict_told_in_other_words_is_the_same(ward: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an upgrade; the candidate's words are today's."""
+    signed(ward)
+    honest = candidate.judge
+
+    def reworded(*arguments: Any, **more: Any) -> Verdict:
+        verdict = honest(*arguments, **more)
+        return replace(verdict, rules=[replace(rule, words=f"New: {rule.words}") for rule in verdict.rules])
+
+    monkeypatch.setattr(candidate, "judge", reworded)
+    state = stepped(ward)
+    assert state.state == "published"
+    monkeypatch.setattr(candidate, "judge", lambda *a, **k: replace(honest(*a, **k), rules=honest(*a, **k).rules[1:]))
+    with pytest.raises(StoreError, match="does not follow"):
+        release_state(ward.lake, ward.cell())
+
+
+def test_nothing_new_of_a_retired_cohort_is_published(ward: Ward, tmp_path: Path) -> None:
+    signed(ward)
+    ward.asks(extra="enabled: false\n")
+    state = stepped(ward)
+    assert state.state == "withheld"
+    assert "is retired" in state.reasons[0]
+    ward.asks()
+    release_id = stepped(ward).release_id
+    ward.asks(extra="enabled: false\n")
+    assert stepped(ward).state == "published", "what was published stays"
+    assert export(ward.lake, release_id, tmp_path / "out")
 
 
 def test_a_damaged_release_is_noticed(ward: Ward) -> None:
@@ -390,6 +452,21 @@ def test_a_withdrawn_release_cannot_be_read_any_more(ward: Ward, tmp_path: Path)
     assert len(ward.entries("withdrawn")) == 1
     signed(ward)
     assert stepped(ward).release_id == f"{COHORT}--2026-10--r2"
+
+
+def test_what_is_behind_a_withdrawn_release_is_not_collected(ward: Ward) -> None:
+    state = published(ward)
+    withdraw(ward.lake, state.release_id, "a patient objected", "Bo")
+    tables, models, cell = ward.lake.tables, ward.lake.models, ward.cell().partition
+    behind = [(tables, "evaluation/independent"), (tables, "synthetic/independent"), (models, "model/independent")]
+    kept = [(store, store.resolve(asset, cell)) for store, asset in behind]
+    ward.trains("independent", preset="paper")
+    ward.trains("independent", no_such_setting=1)
+    assert collect_garbage(ward.lake, keep=1, grace_seconds=0).gone
+    for store, version in kept:
+        assert store.resolve(version.asset, cell) != version
+        store.verify(version)
+    assert len(tables.history("synthetic/independent", cell)) == 2, "the one between is gone"
 
 
 def test_after_a_withdrawal_the_gate_alone_publishes_nothing(ward: Ward) -> None:

@@ -201,6 +201,23 @@ def test_another_machine_reads_through_its_cache(here: VersionStore, elsewhere: 
         elsewhere.verify(version)  # looks at the here itself
 
 
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_swapped_copy_is_fetched_again_after_verify(
+    here: VersionStore, elsewhere: VersionStore, in_place: bool
+) -> None:
+    """A copy of the right size with other bytes, on the machine that wrote it and on another one."""
+    version = commit(here, 1)
+    for store in (here, elsewhere):
+        path = store.path(version, "replicate-0") / "model.json"
+        if in_place:  # the blob behind it is the same file
+            path.chmod(0o600)
+        else:
+            path.unlink()
+        path.write_text('{"n": 2}\n')
+        store.verify(version)
+        assert (store.path(version, "replicate-0") / "model.json").read_text() == '{"n": 1}\n'
+
+
 def test_many_processes_fetch_one_file(here: VersionStore, bucket: StoreAddress, tmp_path: Path) -> None:
     version = commit(here, 7, rows=200_000)
     shared = Home(tmp_path / "shared").ensure()
