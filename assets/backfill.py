@@ -5,10 +5,11 @@ Plans are made in `backfill_plan.py`; backfills without a UI are in `local_backf
 in `cli/backfill.py`.
 """
 
-import getpass
+import ipaddress
 import json
 import re
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from assets.backfill_plan import ENDED, BackfillError, Plan, Progress, State, st
 from assets.run import assets_of, preset_config
 from pipeline.errors import ConfigError
 from pipeline.store.home import Home
+from pipeline.workflow.housekeeping import operator
 
 BACKFILL_TAG = "dagster/backfill"
 PARENT_TAG = "dagster/parent_backfill_id"
@@ -76,7 +78,7 @@ class RunningUI:
             "assetSelection": [{"path": list(key.path)} for key in assets_of(plan.generators)],
             "partitionNames": plan.keys,
             "title": plan.title,
-            "tags": [{"key": "who", "value": who or getpass.getuser()}],
+            "tags": [{"key": "who", "value": who or operator()}],
         }
         if plan.preset is not None:
             asked["runConfigData"] = preset_config(assets_of(plan.generators), plan.preset)
@@ -175,7 +177,7 @@ class RunningUI:
             raise ConfigError(f"'{self.url}' is no address.", todo="Write it as http://127.0.0.1:3000.")
         request = urllib.request.Request(f"{self.url}/graphql", body, {"Content-Type": "application/json"})
         try:
-            with urllib.request.urlopen(request, timeout=self.timeout) as answer:
+            with _opener(self.url).open(request, timeout=self.timeout) as answer:
                 found = json.load(answer)
         except urllib.error.HTTPError as error:
             try:
@@ -194,6 +196,16 @@ class RunningUI:
         if found.get("errors") or "data" not in found:
             raise BackfillError(f"The UI at {self.url} does not understand: {_words(found)}")
         return found["data"]
+
+
+def _opener(url: str) -> urllib.request.OpenerDirector:
+    """What asks an address: by the proxy of the environment, except for this machine, which no proxy can reach."""
+    host = urllib.parse.urlsplit(url).hostname or ""
+    try:
+        here = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        here = False
+    return urllib.request.build_opener(*([urllib.request.ProxyHandler({})] if here else []))
 
 
 def _folder(info: str | None) -> Path | None:

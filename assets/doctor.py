@@ -1,5 +1,6 @@
 """What only Dagster knows of the health of the house; everything else is looked over in `pipeline/workflow/doctor.py`."""
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -116,6 +117,20 @@ def close_open_runs(instance: dg.DagsterInstance, reason: str) -> list[str]:
         instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
         closed.append(run.run_id)
     return closed
+
+
+def records_are_here(home: "Home") -> bool:
+    """Are Dagster's records files of this home? If not, opening it may open the database of a home in use."""
+    import yaml
+
+    from assets.postgres import URL_VARIABLE
+
+    try:
+        settings = yaml.safe_load((home.dagster / "dagster.yaml").read_text(encoding="utf-8")) or {}
+    except FileNotFoundError:
+        settings = {}
+    elsewhere = {"storage", "run_storage", "event_log_storage", "schedule_storage"} & set(settings)
+    return bool(database_files(home)) and not elsewhere and not os.environ.get(URL_VARIABLE)
 
 
 def database_files(home: "Home") -> list[Path]:

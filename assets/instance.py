@@ -18,6 +18,7 @@ from dagster._core.storage.tags import GRPC_INFO_TAG
 from assets.notices import note_failed_run
 from assets.partitions import DELIVERY, cohort_month_key
 from assets.postgres import settle_storage
+from assets.processes import alive, process_name
 from pipeline.errors import StoreError
 from pipeline.store.home import Home
 
@@ -53,7 +54,7 @@ def prepare_dagster_home(home: Home) -> Path:
 
 
 def open_instance(home: Home) -> dg.DagsterInstance:
-    """The instance of this home: deliveries registered, runs of dead processes closed, pools limited to one."""
+    """The instance of this home: deliveries registered, runs of killed commands closed, pools limited to one."""
     from pipeline.store.lake import Lake
 
     instance = dg.DagsterInstance.from_config(str(prepare_dagster_home(home)))
@@ -89,19 +90,24 @@ def process_tag(run_id: str) -> dict[str, str]:
 
     It names the run too: Dagster copies tags to a second attempt, which is executed elsewhere.
     """
-    return {PROCESS_TAG: f"{run_id}:{socket.gethostname()}:{os.getpid()}"}
+    return {PROCESS_TAG: f"{run_id}:{process_name(os.getpid())}"}
 
 
-def close_dead_runs(instance: dg.DagsterInstance) -> list[str]:
+def close_dead_runs(instance: dg.DagsterInstance, *, of_ui: bool = False) -> list[str]:
     """Mark runs as failed whose process on this machine is gone (killed half-way); gives their ids.
 
     Nobody else does, and they would hold their pool slots, keep others of the same partition waiting, and show as
     running for ever. Runs inside a command are watched by no launcher. Runs of the UI are watched by the process that
     started them, and are lost when that is killed too: Dagster's monitoring asks launchers, and the default one cannot
     say. What the UI's daemon finds failed so is tried once more (`run_retries`).
+
+    Args:
+        instance: Where the runs are.
+        of_ui: Also runs of the UI, told by the socket of the server that started them. That name says neither machine
+            nor container, so only the UI itself may ask: where others look, a live server's socket may not be there.
     """
     closed = []
-    for run in dead_runs(instance):
+    for run in dead_runs(instance, of_ui=of_ui):
         instance.report_run_failed(run, "The process of this run was killed; what it had committed stays.")
         instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
         note_failed_run(instance, run.run_id, Home.from_environment())
@@ -109,19 +115,24 @@ def close_dead_runs(instance: dg.DagsterInstance) -> list[str]:
     return closed
 
 
-def dead_runs(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
+def dead_runs(instance: dg.DagsterInstance, *, of_ui: bool = False) -> list[dg.DagsterRun]:
     """Runs that are open although their process on this machine is gone. Changes nothing."""
     open_runs = instance.get_runs(
         filters=dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING])
     )
-    return [run for run in open_runs if _killed(run)]
+    return [run for run in open_runs if _command_killed(run) or (of_ui and _server_gone(run))]
 
 
-def _killed(run: dg.DagsterRun) -> bool:
-    """Is the process of this open run gone?"""
-    owner, _, pid = run.tags.get(PROCESS_TAG, "").rpartition(":")
-    if owner == f"{run.run_id}:{socket.gethostname()}":
-        return pid.isdigit() and int(pid) != os.getpid() and not _alive(int(pid))
+def _command_killed(run: dg.DagsterRun) -> bool:
+    """Was the command that executed this open run killed, on this machine?"""
+    owner, _, process = run.tags.get(PROCESS_TAG, "").partition(":")
+    return owner == run.run_id and alive(process) is False
+
+
+def _server_gone(run: dg.DagsterRun) -> bool:
+    """Is the server that started this open run gone?"""
+    if run.tags.get(PROCESS_TAG, "").partition(":")[0] == run.run_id:
+        return False
     # A second attempt carries the address of the first one's server until it has one of its own.
     if run.status == dg.DagsterRunStatus.STARTING and run.parent_run_id is not None:
         return False
@@ -159,13 +170,3 @@ def training_seconds(
         if isinstance(value, dg.FloatMetadataValue) and value.value is not None:
             found[name] = value.value
     return found
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -6,12 +6,10 @@ it has to make from its standard input and writes one JSON line for each thing t
 is closed, so it does not outlive the command, however that ended. Plans are made in `backfill_plan.py`.
 """
 
-import getpass
 import json
 import os
 import queue
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -28,10 +26,12 @@ import dagster as dg
 from assets.backfill import PARTITION_TAG
 from assets.backfill_plan import BackfillError, Plan, Progress, State, state_of
 from assets.instance import close_dead_runs, open_instance
+from assets.processes import pid_of, process_name
 from assets.run import run_cohort
 from pipeline.errors import CohortLoomError, NotFoundError, StoreError, nearest
 from pipeline.store.home import Home
 from pipeline.workflow.compute import DEFAULT_MEMORY, LEAST_RUN_MEMORY, MEMORY_VARIABLE, Compute, size_of
+from pipeline.workflow.housekeeping import operator
 from pipeline.workflow.record import words_of
 
 LOCAL_TAG = "cohortloom/backfill"
@@ -98,13 +98,12 @@ class LocalBackfill:
     @property
     def working(self) -> int | None:
         """The process that works on it now, None if there is none (on this machine)."""
-        pid = self.process.split(":")[-2] if self.process.count(":") >= 2 else ""
-        return int(pid) if pid.isdigit() and self.process == _process(int(pid)) else None
+        return pid_of(self.process)
 
 
 def begin(home: Home, plan: Plan) -> LocalBackfill:
     """A new backfill of a plan, kept before anything is made."""
-    made = LocalBackfill(f"local-{uuid.uuid4().hex[:8]}", plan, getpass.getuser(), _process(os.getpid()))
+    made = LocalBackfill(f"local-{uuid.uuid4().hex[:8]}", plan, operator(), process_name(os.getpid()))
     made.save(home)
     return made
 
@@ -122,7 +121,7 @@ def take_over(home: Home, id: str) -> LocalBackfill:
             f"Backfill '{id}' is still being worked on (process {found.working}).",
             todo=f"cohortloom backfill --cancel {id} stops it.",
         )
-    taken = LocalBackfill(found.id, found.plan, found.who, _process(os.getpid()))
+    taken = LocalBackfill(found.id, found.plan, found.who, process_name(os.getpid()))
     taken.save(home)
     return taken
 
@@ -132,11 +131,19 @@ def cancel(home: Home, id: str) -> bool:
 
     Raises:
         NotFoundError: there is none of this id.
+        BackfillError: it is another user's.
     """
-    pid = LocalBackfill.load(home, id).working
-    if pid is None:
+    found = LocalBackfill.load(home, id)
+    if found.working is None:
         return False
-    os.kill(pid, signal.SIGTERM)
+    try:
+        os.kill(found.working, signal.SIGTERM)
+    except ProcessLookupError:
+        return False
+    except PermissionError as error:
+        raise BackfillError(
+            f"Process {found.working} of backfill '{id}' belongs to another user.", todo=f"Ask {found.who}."
+        ) from error
     return True
 
 
@@ -290,7 +297,8 @@ def limits(jobs: int) -> dict[str, str]:
     part = max(LEAST_RUN_MEMORY, int(pages * size * SHARE / jobs))
     whole = min(size_of(usual.run_memory), part) if usual.run_memory else part
     engine = min(size_of(os.environ.get("COHORTLOOM_MEMORY") or DEFAULT_MEMORY), whole // 2)
-    return {MEMORY_VARIABLE: f"{whole // 10**6}MB", "COHORTLOOM_MEMORY": f"{engine // 10**6}MB"}
+    # Whole MiB, of which the least that a run needs is a multiple: rounded down it is never below.
+    return {MEMORY_VARIABLE: f"{whole >> 20}MiB", "COHORTLOOM_MEMORY": f"{engine >> 20}MiB"}
 
 
 def crowded(jobs: int) -> bool:
@@ -315,19 +323,10 @@ def _file(home: Home, id: str) -> Path:
     return home.dagster / "backfills" / f"{id}.json"
 
 
-def _process(pid: int) -> str:
-    """A live process of this machine, empty if there is none: a number is given again, so its start is part of it."""
-    try:
-        os.kill(pid, 0)
-        file = Path(f"/proc/{pid}/stat")
-        start = file.read_text().rpartition(")")[2].split()[19] if file.exists() else "0"
-    except OSError:
-        return ""
-    return f"{socket.gethostname()}:{pid}:{start}"
-
-
 def _one_cell() -> None:
     """What a cell's process does: read what is asked, make it, and say how it went."""
+    # Ignored by a command that a shell started with `&`, which its children inherit; it is what stops them.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # What is printed by others goes to stderr; stdout is for messages.
     out, sys.stdout = sys.stdout, sys.stderr
 
@@ -336,8 +335,8 @@ def _one_cell() -> None:
         out.flush()
 
     asked = json.loads(sys.stdin.readline())
-    threading.Thread(target=_stop_with_the_command, daemon=True).start()
     try:
+        threading.Thread(target=_stop_with_the_command, daemon=True).start()
         compute = Compute.from_environment()
         compute.bind()
         compute.bind_memory()
@@ -364,6 +363,8 @@ def _stop_with_the_command() -> None:
     """End this process when the command that started it is gone, however it ended."""
     sys.stdin.read()
     os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(PATIENCE)
+    os.kill(os.getpid(), signal.SIGKILL)  # an interrupt within a callback of native code is lost
 
 
 if __name__ == "__main__":

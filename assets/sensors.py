@@ -63,7 +63,7 @@ def build_sensors(jobs: list[UnresolvedAssetJobDefinition]) -> list[dg.SensorDef
     )
     @guarded
     def lost_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-        closed = close_dead_runs(context.instance)
+        closed = close_dead_runs(context.instance, of_ui=True)
         return dg.SkipReason(f"closed: {', '.join(closed)}" if closed else "no run was lost")
 
     return [deliveries, lost_runs]

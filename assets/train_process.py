@@ -11,6 +11,7 @@ from typing import Any
 from dagster_pipes import PipesContext, open_dagster_pipes
 
 from pipeline.errors import CohortLoomError, StoreError
+from pipeline.workflow.compute import Compute
 from pipeline.workflow.record import out_of_memory, words_of
 from pipeline.workflow.train_cell import train_cell
 
@@ -25,6 +26,7 @@ def _train(pipes: PipesContext) -> dict[str, Any]:
     """`{"trained": ...}`, or `{"error": words, "retry": may a second attempt mend it?}`."""
     asked = pipes.extras
     try:
+        Compute.from_environment().bind_memory()  # this process is one training and nothing else
         trained = train_cell(
             asked["cohort"],
             asked["month"],

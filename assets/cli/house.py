@@ -1,6 +1,7 @@
 """Commands that keep the house: doctor, rollback, gc, backup, restore."""
 
 import datetime as dt
+import os
 import re
 import time
 from pathlib import Path
@@ -14,6 +15,7 @@ from pipeline.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:
     from assets.purge import OldRuns
+    from pipeline.store.home import Home
     from pipeline.store.inspection import Finding
     from pipeline.store.lake import Lake
     from pipeline.store.version import Version
@@ -286,8 +288,8 @@ def restore(
     to: Annotated[Path, typer.Option(help="Home to make; must be empty or not exist.")],
 ) -> None:
     """Make a home from a backup, after checking every byte of it."""
-    from assets.doctor import close_open_runs, examine_dagster
-    from assets.instance import open_instance
+    from assets.doctor import examine_dagster, records_are_here
+    from assets.postgres import URL_VARIABLE
     from pipeline.store.backup import restore as unpack
     from pipeline.store.home import Home
     from pipeline.store.lake import Lake
@@ -298,19 +300,33 @@ def restore(
     made = unpack(file, home)
     lake = Lake(home)
     say(f"{home.root}: {made.files:,} files, {_size(made.bytes)}, as of {made.made_at}; every byte is as it was.")
-    with open_instance(home) as instance:
-        closed = close_open_runs(instance, "The home was restored from a backup that was taken while this run went on.")
-    if closed:
-        say(f"{len(closed)} runs that were going on then are closed; run them again.")
+    here = records_are_here(home)
+    if here:
+        _close_runs(home)
+    else:
+        say("Dagster's records are not in this home; no database was opened and no run closed.")
     note_operation(lake, "restore", operator(), archive=file.name, made_at=made.made_at)
-    found = [*examine(lake), *examine_dagster(lake)]
+    found = [*examine(lake), *(examine_dagster(lake) if here else [])]
     for finding in found:
         say(f"{finding.severity}: {finding.what} ({finding.where})")
     if not made.landing:
         say(
             "The deliveries as they came are not in this backup: what was taken in is there, but cannot be taken in again."
         )
-    next_steps([f"export COHORTLOOM_HOME={home.root}", "cohortloom doctor --deep", "materialise `catalog` again"])
+    steps = [f"export COHORTLOOM_HOME={home.root}", "cohortloom doctor --deep", "materialise `catalog` again"]
+    if os.environ.get(URL_VARIABLE):
+        steps.insert(1, f"only to try it out: {URL_VARIABLE} of another database, this one is of the home in use")
+    next_steps(steps)
+
+
+def _close_runs(home: "Home") -> None:
+    from assets.doctor import close_open_runs
+    from assets.instance import open_instance
+
+    with open_instance(home) as instance:
+        closed = close_open_runs(instance, "The home was restored from a backup that was taken while this run went on.")
+    if closed:
+        say(f"{len(closed)} runs that were going on then are closed; run them again.")
 
 
 # ---- words

@@ -1,6 +1,5 @@
 """Command `ledger`, for privacy officers: what each training cost, what is spent and what remains."""
 
-import getpass
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -50,9 +49,10 @@ def ledger(
 
 
 def _abort(lake: "Lake", cohort: str, training: str, reason: str) -> None:
+    from pipeline.workflow.housekeeping import operator
     from pipeline.workflow.ledger import abort_by_hand
 
-    spend = abort_by_hand(lake, cohort, training, reason, by=getpass.getuser())
+    spend = abort_by_hand(lake, cohort, training, reason, by=operator())
     who = f"{spend.training.generator}, {spend.training.month[:7]}"
     say(f"Aborted: training {spend.training.identity[:DIGITS]} ({who}) holds nothing any more.")
 

@@ -107,6 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--run-id", default="", help="recorded with the version's pointer")
     given = parser.parse_args(arguments)
     try:
+        Compute.from_environment().bind_memory()  # this process is one training and nothing else
         trained = train_cell(
             given.cohort,
             f"{given.month[:7]}-01",
@@ -116,6 +117,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     except CohortLoomError as error:
         sys.stderr.write(f"error: {error}\n")
+        return 1
+    except Exception as error:
+        from pipeline.workflow.record import out_of_memory, words_of
+
+        # The text of an unexpected error may quote a patient's values.
+        words = "Out of memory" if out_of_memory(error) else "Unexpected"
+        sys.stderr.write(f"error: {words}: {words_of(error)}.\n")
         return 1
     sys.stdout.write(json.dumps(asdict(trained)) + "\n")
     return 0

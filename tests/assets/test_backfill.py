@@ -5,28 +5,33 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import dagster as dg
 import pytest
 from made_up import Book, deliver, visits
 
+from assets import train_process
 from assets.backfill import RunningUI
 from assets.backfill_plan import BackfillError, Plan, Progress, months_of, plan_backfill
 from assets.instance import GRPC_INFO_TAG, PROCESS_TAG, close_dead_runs, open_instance, process_tag
 from assets.local_backfill import LOCAL_TAG, LocalBackfill, begin, cancel, limits, progress, take_over, work
+from assets.processes import alive, pid_of, process_name
 from assets.run import assets_of, ingest, preset_config, run_cohort
 from assets.sensors import build_sensors
 from pipeline.errors import ConfigError, NotFoundError
 from pipeline.features.spec import load_book
 from pipeline.store.home import Home
 from pipeline.store.lake import Lake
+from pipeline.workflow import train_cell
 from pipeline.workflow.compute import Compute, has_gpu, size_of
 from resources.compute import ComputeResource
 
@@ -194,6 +199,17 @@ def test_the_newest_run_of_a_cell_counts(fake: RunningUI) -> None:
         fake.progress("abc")
 
 
+def test_a_ui_on_this_machine_is_not_asked_for_through_a_proxy(
+    fake: RunningUI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    FakeUI.answers["partitionBackfillOrError"] = {"data": {"partitionBackfillOrError": {"__typename": "None"}}}
+    with pytest.raises(BackfillError, match="has no backfill 'b'"):
+        fake.progress("b")
+
+
 # --- processes of this command --------------------------------------------------------------------------------------
 
 
@@ -334,6 +350,14 @@ def test_a_backfill_is_found_again_by_its_id(home: Home) -> None:
     assert take_over(home, backfill.id).plan == backfill.plan
 
 
+def test_a_user_without_a_name_has_a_number(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody() -> str:
+        raise KeyError("getpwuid(): uid not found")
+
+    monkeypatch.setattr("getpass.getuser", nobody)
+    assert begin(home, Plan(CELLS)).who == f"uid {os.getuid()}"
+
+
 def test_cells_share_the_memory_and_keep_their_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("COHORTLOOM_RUN_MEMORY", raising=False)
     monkeypatch.delenv("COHORTLOOM_MEMORY", raising=False)
@@ -341,8 +365,37 @@ def test_cells_share_the_memory_and_keep_their_threads(monkeypatch: pytest.Monke
     assert set(one) == {"COHORTLOOM_RUN_MEMORY", "COHORTLOOM_MEMORY"}, "the number of threads decides the bytes"
     assert size_of(one["COHORTLOOM_RUN_MEMORY"]) >= size_of(four["COHORTLOOM_RUN_MEMORY"])
     monkeypatch.setenv("COHORTLOOM_RUN_MEMORY", "1GiB")
-    assert size_of(limits(1)["COHORTLOOM_RUN_MEMORY"]) <= 2**30
     assert size_of(limits(1)["COHORTLOOM_MEMORY"]) <= 2**29
+    for jobs in (1, 1000):  # many share so little that each has the least
+        for name, text in limits(jobs).items():
+            monkeypatch.setenv(name, text)
+        assert size_of(Compute.from_environment().run_memory) == 2**30
+
+
+WHILE_INTERRUPTS_ARE_IGNORED = """
+import signal, time
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+import assets.local_backfill as cell
+def made(*asked, on_event, **more):
+    on_event("failed: begun")
+    time.sleep(60)
+cell.run_cohort = made
+cell._one_cell()
+"""
+
+
+def test_a_cell_of_a_command_in_the_background_stops_with_it() -> None:
+    """A shell's `&` has interrupts ignored, and children inherit it."""
+    asked = json.dumps({"cohort": "", "month": "", "generators": None, "preset": None, "tags": {}})
+    command = [sys.executable, "-W", "ignore", "-c", WHILE_INTERRUPTS_ARE_IGNORED]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as cell:
+        assert cell.stdin is not None
+        assert cell.stdout is not None
+        cell.stdin.write(asked + "\n")
+        cell.stdin.flush()
+        assert "begun" in cell.stdout.readline()
+        cell.stdin.close()
+    assert cell.returncode == 130
 
 
 # --- limits and dead runs -------------------------------------------------------------------------------------------
@@ -395,9 +448,29 @@ def test_the_bound_is_never_on_a_test_session_or_a_ui(monkeypatch: pytest.Monkey
     assert resource.getrlimit(resource.RLIMIT_DATA) == before
 
 
+def test_a_training_in_a_process_of_its_own_is_bound(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bound: list[str] = []
+
+    def too_much(*asked: Any, **more: Any) -> None:
+        assert bound
+        raise MemoryError
+
+    monkeypatch.setenv("COHORTLOOM_RUN_MEMORY", "3GB")
+    monkeypatch.setattr(Compute, "bind_memory", lambda self: bound.append(self.run_memory))
+    monkeypatch.setattr(train_cell, "train_cell", too_much)
+    monkeypatch.setattr(train_process, "train_cell", too_much)
+    assert train_cell.main(["tiny", "2026-01", "vae"]) == 1
+    assert capsys.readouterr().err.startswith("error: Out of memory: MemoryError")
+    asked = {"cohort": "tiny", "month": "2026-01-01", "generator": "vae", "overrides": {}, "run_id": "r"}
+    said = train_process._train(cast("Any", SimpleNamespace(extras=asked)))
+    assert said["error"].startswith("Out of memory")
+    assert bound == ["3GB", "3GB"]
+
+
 def test_a_run_whose_server_is_gone_is_closed_and_others_are_not(instance: dg.DagsterInstance, tmp_path: Path) -> None:
     """What a killed UI leaves: runs that are started for ever, found by the address of their code server."""
-    import socket
 
     @dg.job
     def nothing() -> None: ...
@@ -414,19 +487,37 @@ def test_a_run_whose_server_is_gone_is_closed_and_others_are_not(instance: dg.Da
     alive = started({GRPC_INFO_TAG: json.dumps({"host": "localhost", "socket": str(tmp_path / "alive")})})
     elsewhere = started({})
     # A second attempt carries the tags of the first, whose process is gone.
-    second = started({PROCESS_TAG: f"another-run:{socket.gethostname()}:999999999"})
-    assert close_dead_runs(instance) == [gone]
+    second = started({PROCESS_TAG: f"another-run:{socket.gethostname()}:999999999:1"})
+    assert close_dead_runs(instance) == [], "a command may run where the sockets of a living server are not"
+    assert close_dead_runs(instance, of_ui=True) == [gone]
     for run_id in (alive, elsewhere, second):
         assert instance.get_run_by_id(run_id).status == dg.DagsterRunStatus.STARTED
-    instance.add_run_tags(second, {PROCESS_TAG: process_tag(second)[PROCESS_TAG].rpartition(":")[0] + ":999999999"})
+    # The number of this process, given to another one before it.
+    instance.add_run_tags(second, {PROCESS_TAG: process_tag(second)[PROCESS_TAG].rpartition(":")[0] + ":1"})
     assert close_dead_runs(instance) == [second]
     listening.close()
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="only /proc tells when a process began")
+def test_a_process_is_named_by_its_start_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = process_name(os.getpid())
+    reused = name.rpartition(":")[0] + ":1"
+    assert (alive(name), pid_of(name)) == (True, os.getpid())
+    assert (alive(reused), pid_of(reused)) == (False, None)
+    assert (alive(f"elsewhere:{os.getpid()}:1"), alive("")) == (None, None), "nobody here can say"
+
+    def not_ours(pid: int, signal: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "kill", not_ours)
+    assert alive(name), "another user's process lives"
+    assert process_name(os.getpid()) == name
 
 
 def test_lost_runs_are_closed_while_the_ui_runs(home: Home, instance: dg.DagsterInstance) -> None:
     """A command that was killed would else keep the queued runs of its partition waiting."""
     (sensor,) = [s for s in build_sensors([]) if s.name == "lost_runs"]
-    tags = {PROCESS_TAG: process_tag("lost")[PROCESS_TAG].rpartition(":")[0] + f":{2**22 + 1}"}
+    tags = {PROCESS_TAG: f"lost:{socket.gethostname()}:{2**22 + 1}:1"}
     instance.add_run(dg.DagsterRun("cohort_month", run_id="lost", status=dg.DagsterRunStatus.STARTED, tags=tags))
     with dg.build_sensor_context(instance=instance) as context:
         assert sensor(context).skip_message == "closed: lost"

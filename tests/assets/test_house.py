@@ -15,7 +15,7 @@ from dagster._core.loader import LoadingContextForTest
 from made_up import MONTH, Book, deliver, visits
 
 from assets.definitions import build_defs
-from assets.doctor import close_open_runs, examine_dagster, lacking_settings
+from assets.doctor import close_open_runs, examine_dagster, lacking_settings, records_are_here
 from assets.instance import CONFIGURATION, open_instance, process_tag
 from assets.partitions import cohort_month_key
 from assets.rollback import report_rollback
@@ -94,6 +94,21 @@ def test_a_dagster_yaml_that_lacks_settings_or_is_broken(home: Home, book: Book,
     (found,) = examine_dagster(lake)
     assert found.severity == "error"
     assert lacking_settings({"a": {"b": 1}}, {"a": None}) == ["a"]
+
+
+def test_records_in_a_database_of_another_home_are_left_alone(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `restore` asks before it opens them: a trial must not close the runs of the home in use."""
+    assert not records_are_here(home)
+    with open_instance(home):
+        assert records_are_here(home)
+    monkeypatch.setenv("DAGSTER_PG_URL", "postgresql://dagster@db.internal/live")
+    assert not records_are_here(home)
+    monkeypatch.delenv("DAGSTER_PG_URL")
+    path = home.dagster / "dagster.yaml"
+    path.write_text(
+        path.read_text() + "\nstorage: {postgres: {postgres_url: 'postgresql://dagster@db.internal/live'}}\n"
+    )
+    assert not records_are_here(home), "a block of their own, beside the files of before"
 
 
 def test_records_that_cannot_be_opened(home: Home, book: Book) -> None:

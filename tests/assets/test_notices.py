@@ -95,7 +95,7 @@ def test_a_run_of_the_daemon_is_noticed_by_the_sensor(home: Home, instance: dg.D
 def test_a_killed_command_is_noticed_by_whoever_finds_it(home: Home, book: Book, instance: dg.DagsterInstance) -> None:
     run_id = "11111111-2222-3333-4444-555555555555"
     nobody = 2**22 + 1  # above any process id
-    tags = {PROCESS_TAG: f"{run_id}:{socket.gethostname()}:{nobody}", "dagster/partition": f"tiny|{MONTH}"}
+    tags = {PROCESS_TAG: f"{run_id}:{socket.gethostname()}:{nobody}:1", "dagster/partition": f"tiny|{MONTH}"}
     assert not os.path.exists(f"/proc/{nobody}")  # noqa: PTH110
     instance.add_run(dg.DagsterRun("cohort_month", run_id=run_id, status=dg.DagsterRunStatus.STARTED, tags=tags))
     assert close_dead_runs(instance) == [run_id]

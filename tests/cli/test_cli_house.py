@@ -147,8 +147,11 @@ def test_backup_and_restore(lake: Lake, cohortloom: Run, tmp_path: Path) -> None
     assert "split.key" in done.stderr
     assert archive.stat().st_mode & 0o777 == 0o600
     assert "file of that name" in one_sentence(cohortloom("backup", archive))
-    done = cohortloom("restore", archive, "--to", again)
-    assert done.returncode == 0
+    live = "postgresql://dagster@127.0.0.1:9/live"
+    done = cohortloom("restore", archive, "--to", again, DAGSTER_PG_URL=live)
+    assert done.returncode == 0, done.stderr
+    assert "no database was opened" in done.stderr
+    assert "only to try it out" in done.stderr
     assert "every byte is as it was" in done.stderr
     assert "not in this backup" in done.stderr
     assert "not empty" in one_sentence(cohortloom("restore", archive, "--to", again))
