@@ -104,7 +104,7 @@ def run_cohort(
 
     book = load_book()
     spec = book.cohort(cohort)
-    _check_month(month)
+    check_month(month)
     if start_from is not None and start_from not in STAGES:
         raise ConfigError(f"A run cannot start from '{start_from}'.", todo=nearest(start_from, list(STAGES)))
     if new_split and start_from not in (None, "features"):
@@ -145,7 +145,7 @@ def publish(
     Raises:
         ConfigError: the month is outside the calendar.
     """
-    _check_month(month)
+    check_month(month)
     key = cohort_month_key(cohort, month)
     with nullcontext(instance) if instance is not None else open_instance(Home.from_environment().ensure()) as chosen:
         return _execute(RELEASE_JOB, key, None, chosen, on_event)
@@ -181,7 +181,8 @@ def delivery_days(spec: CohortSpec, lake: "Lake") -> list[date]:
     return days
 
 
-def _check_month(month: str) -> None:
+def check_month(month: str) -> None:
+    """Raise `ConfigError` if a month (`YYYY-MM-01`) is outside the calendar."""
     known = months().get_partition_keys()
     if month not in known:
         todo = "Set COHORTLOOM_START_MONTH to an earlier month." if month < start_month() else "It has not begun yet."
@@ -259,17 +260,24 @@ def _listener(on_event: Progress) -> Callable[[dg.EventLogEntry], None]:
         if event.event_type == dg.DagsterEventType.STEP_START:
             started[event.step_key] = entry.timestamp
         elif event.event_type == dg.DagsterEventType.ASSET_MATERIALIZATION and event.asset_key is not None:
+            if _not_asked_for(event.step_materialization_data.materialization.metadata):
+                return
             took = entry.timestamp - started.get(event.step_key, entry.timestamp)
             on_event(f"{event.asset_key.to_user_string()} ({took:.1f} s)")
         elif event.event_type == dg.DagsterEventType.STEP_FAILURE:
             on_event(f"failed: {asset_of(event)}: {reason_of(event)}")
         elif event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
             check = event.asset_check_evaluation_data
-            if not check.passed:
+            if not check.passed and not _not_asked_for(check.metadata):
                 words = f": {check.description}" if check.description else ""
                 on_event(f"check {check.check_name} of {check.asset_key.to_user_string()} does not pass{words}")
 
     return listen
+
+
+def _not_asked_for(metadata: Mapping[str, dg.MetadataValue]) -> bool:
+    """Is it about a generator of the graph that this cohort does not enable? Its row of the leaderboard says so."""
+    return any(metadata[name].value == "not_enabled" for name in ("status", "verdict") if name in metadata)
 
 
 __all__ = [

@@ -33,7 +33,11 @@ def backfill(
         list[str] | None, typer.Option("--generator", "-g", help="Only these generators; repeat for more.")
     ] = None,
     stale: Annotated[
-        bool, typer.Option("--stale", help="Only months whose inputs have changed since, and that are not published.")
+        bool,
+        typer.Option(
+            "--stale",
+            help="Only months whose inputs have changed since or whose making was cut off, and that are not published.",
+        ),
     ] = False,
     preset: Annotated[
         str | None, typer.Option(help="Settings that every training starts from: quick, paper, ...")

@@ -73,11 +73,12 @@ def deliveries(as_json: Json = False) -> None:
 
     home = home_here()
     accounts = accounts_of(home)
+    refused = _refused(home) if any(d.key not in accounts for d in landed(home)) else {}
     rows = [
         {
             "delivery": d.key,
             "as of": str(d.as_of),
-            "state": "ingested" if d.key in accounts else "landed",
+            "state": "ingested" if d.key in accounts else "refused" if d.key in refused else "landed",
             **_totals(accounts.get(d.key)),
         }
         for d in landed(home)
@@ -89,6 +90,11 @@ def deliveries(as_json: Json = False) -> None:
         if key not in on_disk
     ]
     show(rows, title="Deliveries", as_json=as_json, empty="There is no delivery yet: cohortloom deliver SOURCE PATH.")
+    for key, reason in refused.items():
+        if key not in accounts:
+            say(
+                f"refused: {key}: {reason} It lies in landing/; remove it there, or mend and hand it over under another name."
+            )
     for folder in waiting(home):
         say(f"still being written (no _SUCCESS): {folder}")
 
@@ -143,7 +149,8 @@ def leaderboard(
     if chosen is None or chosen not in months:
         made = ", ".join(m[:7] for m in months) or "none"
         raise NotFoundError(
-            f"Cohort '{cohort}' has no leaderboard for that month (there are: {made}).", todo=f"cohortloom run {cohort}"
+            f"Cohort '{cohort}' has no leaderboard for that month (there are: {made}).",
+            todo=f"cohortloom run {cohort} --month {chosen[:7]}" if chosen else f"cohortloom run {cohort}",
         )
     show_leaderboard(lake, cohort, chosen, as_json=as_json)
 
@@ -174,10 +181,23 @@ def show_leaderboard(lake: "Lake", cohort: str, month: str, *, as_json: bool) ->
             say(f"{row['generator']}: {row['verdict']}: {row['why'][0]}{more}")
     steps = []
     for row in rows:
-        report = None if row["reference"] else lake.reports.current(f"evaluation/{row['key']}", partition)
+        report = (
+            None
+            if row["reference"] or row["status"] == "not_enabled"
+            else lake.reports.current(f"evaluation/{row['key']}", partition)
+        )
         if report is not None:
             steps.append(f"report of {row['generator']}: {lake.reports.path(report, 'report.html')}")
     next_steps(steps)
+
+
+def _refused(home: "Home") -> dict[str, str]:
+    """Deliveries whose run failed and was not made good since, with what it said."""
+    from assets.instance import open_instance
+    from assets.inventory import known_runs
+
+    with open_instance(home) as instance:
+        return {run.delivery: run.reason for run in known_runs(instance) if run.delivery and run.state == "failed"}
 
 
 def accounts_of(home: "Home") -> "dict[str, Account]":

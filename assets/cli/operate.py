@@ -52,11 +52,12 @@ def ui(
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 3000,
 ) -> None:
     """Open the Dagster UI on 127.0.0.1. It has no login: never bind it to another address."""
-    from assets.instance import open_instance
+    from assets.instance import close_dead_runs, open_instance
 
     home = home_here()
-    with open_instance(home):
-        pass  # runs that were lost when the last UI was killed are closed, so that its daemon tries them again
+    with open_instance(home) as instance:
+        # What was lost when the last UI was killed: its daemon tries it again.
+        close_dead_runs(instance, of_ui=True)
     say(f"Dagster UI on http://127.0.0.1:{port} for {home.root} (Ctrl-C stops it).")
     dagster = Path(sys.executable).with_name("dagster")
     command = [str(dagster), "dev", "--module-name", "assets.definitions", "--host", "127.0.0.1", "--port", str(port)]
@@ -64,7 +65,7 @@ def ui(
 
 
 def deliver(
-    source: Annotated[str, typer.Argument(help="Source in cohorts/sources.yaml.")],
+    source: Annotated[str, typer.Argument(help="Source in sources.yaml.")],
     path: Annotated[Path, typer.Argument(help="File or folder to hand over.")],
     as_of: Annotated[
         dt.datetime | None, typer.Option("--as", formats=["%Y-%m-%d"], help="Date of the delivery; default today.")
@@ -82,6 +83,8 @@ def deliver(
     home = home_here()
     delivery = hand_over(home, source, path, as_of=as_of.date() if as_of else None, name=name)
     say(f"Handed over as {delivery.key}, as of {delivery.as_of}.")
+    if delivery.as_of > dt.datetime.now(dt.UTC).date():
+        say("warning: that day is still to come: the delivery counts from its month on, and hides earlier ones then.")
     account = _ingest(home, delivery)
     if as_json:
         print_json({"delivery": delivery.key, "as_of": str(delivery.as_of), **account.to_dict()})
@@ -127,7 +130,7 @@ def _say_stale(home: "Home", cohorts: list[str]) -> list[str]:
                 f"{cohort} {month.month[:7]} is stale{' (published, it stays)' if month.published else ''}: {month.words}"
             )
         if any(not month.published for month in found):
-            steps.append(f"cohortloom backfill {cohort} --stale")
+            steps.append(f"cohortloom backfill {cohort} --stale   (--local without a running UI)")
     return steps
 
 
@@ -162,7 +165,7 @@ def _run_cohort(
 
     home = home_here()
     prepare_dagster_home(home)
-    from assets.run import default_month, run_cohort
+    from assets.run import check_month, default_month, delivery_days, run_cohort
     from pipeline.features.spec import load_book
     from pipeline.generators.registry import generator_names
     from pipeline.store.lake import Lake
@@ -178,6 +181,13 @@ def _run_cohort(
             raise NotFoundError(f"There is no generator '{name}'.", todo=nearest(name, generator_names()))
     lake = Lake(home)
     chosen = month_start(month) if month else default_month(spec, lake)
+    check_month(chosen)
+    first = f"{min(delivery_days(spec, lake)):%Y-%m}-01"
+    if chosen < first:
+        raise NotFoundError(
+            f"Source '{spec.source}' of '{cohort}' has no delivery by the end of {chosen[:7]}.",
+            todo=f"The first usable month is {first[:7]}.",
+        )
     say(f"Running {cohort}, {chosen[:7]} ...")
     outcome = run_cohort(cohort, chosen, generators=generator, start_from=start_from, new_split=new_split, on_event=say)
     if not outcome.success:
@@ -191,6 +201,15 @@ def _run_cohort(
     show_leaderboard(lake, cohort, chosen, as_json=as_json)
     if spec.release.generator is not None:
         _say_release(lake, cohort, chosen)
+    _require_result(lake, cohort, chosen, generator or [])
+
+
+def _require_result(lake: "Lake", cohort: str, month: str, asked: list[str]) -> None:
+    """Fail where generators were asked for by name and none of them gave anything: a script must notice."""
+    rows = lake.tables.read(lake.tables.resolve("leaderboard", {"cohort": cohort, "month": month})).to_pylist()
+    named = [row for row in rows if row["key"] in asked]
+    if named and all(row["status"] != "ok" for row in named):
+        raise ConfigError(f"Nothing came of {', '.join(asked)}: {named[0]['reason']}", where=f"{cohort} {month[:7]}")
 
 
 def _say_release(lake: "Lake", cohort: str, month: str) -> None:

@@ -182,7 +182,7 @@ def _cell(cohort: str, month: str | None) -> "tuple[Lake, Cell]":
         made = ", ".join(m[:7] for m in months) or "none"
         raise NotFoundError(
             f"Cohort '{cohort}' was not evaluated for that month (there are: {made}).",
-            todo=f"cohortloom run {cohort}",
+            todo=f"cohortloom run {cohort} --month {chosen[:7]}" if chosen else f"cohortloom run {cohort}",
         )
     return lake, Cell.of(book, cohort, chosen)
 

@@ -42,6 +42,12 @@ def fit(
     chosen = generator_class(generator)
     model = chosen({"preset": preset, **parse_settings(settings or [])})
     cohort = cohort_from_file(table, schema_file=schema, subject=subject, drop=drop or [])
+    for column in cohort.schema.columns:
+        if column.kind == "identifier" and column.dtype != "string" and schema is None:
+            say(
+                f"warning: '{column.name}' looks like an identifier and is not learned: name it as --subject if several "
+                "rows of one person share it, or --drop it."
+            )
     for name in likely_identifiers(cohort):
         say(
             f"warning: '{name}' looks like an identifier but is learned as a number: name it as --subject or --drop it."

@@ -98,7 +98,7 @@ def cells(row: Mapping[str, Any]) -> list[str]:
         _shown(row["tstr"], 3),
         _shown(row["mia_auc"], 3),
         _shown(row["tpr_at_1pct_fpr"], 1, percent=True),
-        "—" if row["exact_copies"] is None else f"{row['exact_copies']:g}",
+        "—" if row["exact_copies"] is None else f"{max(row['exact_copies'], 0.0):.0f}",
         _seconds(row["fit_seconds"]),
     ]
 

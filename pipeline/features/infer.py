@@ -12,6 +12,7 @@ numbers are `continuous`; dates and times are `datetime`; `ordinal` is only ever
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,6 +35,9 @@ MOST_LEVELS = 256
 RARE_ROWS = 11
 """Levels with fewer training rows are pooled by the encoders; here they only do not count against `MOST_LEVELS`."""
 _IDENTIFIER_RATIO = 0.9
+_NUMBERED_RATIO = 0.5
+NAMED_LIKE_AN_ID = re.compile(r"(?i:(^|[_ .-])(id|nbr|nr|no|mrn|ssn|key)$)|[a-z]I[dD]$")
+"""Whole numbers under such a name that mostly differ say who a row is: learned as numbers, real ones would come out."""
 _FEW_NUMBERS = 64
 _PAIRS: dict[str, list[Level]] = {"bool": [False, True], "int32": [0, 1], "int64": [0, 1], "float64": [0.0, 1.0]}
 
@@ -196,6 +200,8 @@ def _kind(name: str, seen: pa.Array, dtype: DType) -> Kind:
         return "binary"
     if dtype in ("int32", "int64"):
         smallest = pc.min(seen).as_py()
+        if distinct > max(_FEW_NUMBERS, _NUMBERED_RATIO * len(seen)) and NAMED_LIKE_AN_ID.search(name):
+            return "identifier"
         if smallest >= 0 and (smallest <= 1 or distinct <= _FEW_NUMBERS):
             return "count"
     return "continuous"

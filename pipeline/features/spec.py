@@ -160,7 +160,10 @@ class CohortSpec(BaseModel):
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="Cohort name; first dimension of its partitions."
     )
     title: str = Field(default="", description="One line for people.")
-    enabled: bool = Field(default=True, description="A retired cohort stays readable but is not scheduled.")
+    enabled: bool = Field(
+        default=True,
+        description="A retired cohort stays readable; it is not scheduled, nor anything new of it published.",
+    )
     source: str = Field(description="Source in sources.yaml.")
     unit: Literal["patient", "stay", "row"] = Field(default="patient", description="What one row is.")
     subject: str = Field(
@@ -198,7 +201,9 @@ class CohortSpec(BaseModel):
             raise ValueError("subject: row needs unit: row")
         for name in [*self.privacy.trainings, *([self.release.generator] if self.release.generator else [])]:
             if name not in self.generators:
-                raise ValueError(f"generator '{name}' is named but not enabled under `generators`")
+                raise ValueError(
+                    f"generator '{name}' is named but not enabled: add it under `generators`, or take it out of release and privacy"
+                )
         return self
 
     @property
@@ -310,7 +315,8 @@ def _sentence(error: Exception, file: Path) -> str:
         fields = SourceSpec.model_fields if error.title == "SourceSpec" else CohortSpec.model_fields
         if found[0]["type"] == "extra_forbidden" and len(found[0]["loc"]) == 1:
             return f"{file}: There is no key '{key}'. {nearest(key, list(fields))}"
-        return f"{file}: {key}: {found[0]['msg']}"
+        words = str(found[0]["msg"]).removeprefix("Value error, ")
+        return f"{file}: {words}" if key == "file" else f"{file}: {key}: {words}"
     return str(error) if str(file) in str(error) else f"{file}: {error}"
 
 

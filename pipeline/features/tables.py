@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from pipeline.errors import ConfigError, InputError, NotFoundError, StoreError, nearest
 from pipeline.features.cohort import Cohort
-from pipeline.features.infer import conform, infer_schema, normalise
+from pipeline.features.infer import NAMED_LIKE_AN_ID, conform, infer_schema, normalise
 from pipeline.features.schema import TableSchema
 from pipeline.features.split import row_subjects
 from pipeline.features.stored import read_parquet
@@ -168,7 +168,7 @@ def as_cohort(table: pa.Table, schema: TableSchema | None = None, *, subject: st
 def likely_identifiers(cohort: Cohort) -> list[str]:
     """Columns of whole numbers that look like identifiers but are modelled as numbers, so that a caller can be warned.
 
-    That is what is called `id`, `..._id`, `...Id` or `mrn` and has many values, and what differs in every row of 50 or more.
+    That is what is named like one and has many values, and what differs in every row of 50 or more.
     """
     import pyarrow.compute as pc
 
@@ -178,7 +178,7 @@ def likely_identifiers(cohort: Cohort) -> list[str]:
             values = cohort.table.column(column.name)
             distinct = int(pc.count_distinct(values, mode="all").as_py())
             unique = distinct == cohort.n_rows >= _ROWS_TO_TELL
-            if unique or (distinct > _FEW_CODES and re.search(r"(?i:^id$|[_ .-]id$|^mrn$)|[a-z]I[dD]$", column.name)):
+            if unique or (distinct > _FEW_CODES and NAMED_LIKE_AN_ID.search(column.name)):
                 found.append(column.name)
     return found
 

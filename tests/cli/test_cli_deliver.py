@@ -148,4 +148,4 @@ def test_too_much_quarantine_names_the_counts_and_takes_nothing(
     assert "20 value_not_a_number (first at Observation.ndjson:1)" in sentence
     assert "1 not_json (first at bundle " in sentence
     states = {row["delivery"]: row["state"] for row in json.loads(cohortloom("deliveries", "--json").stdout)}
-    assert states["clinic--toomuch"] == "landed"
+    assert states["clinic--toomuch"] == "refused"
