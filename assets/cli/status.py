@@ -99,7 +99,7 @@ def _print(home: "Home", cells: "list[CellState]", planned: "list[Decision]", ti
     failed = len(notices(home))
     if failed:
         say(f"{failed} failed run{'s' * (failed > 1)} noted in {home.reports / FILE}")
-    next_steps(_steps(bad))
+    next_steps(_steps(bad, ticking))
 
 
 def _plan(planned: "list[Decision]") -> list[dict[str, str]]:
@@ -112,9 +112,14 @@ def _plan(planned: "list[Decision]") -> list[dict[str, str]]:
     return rows
 
 
-def _steps(bad: "list[CellState]") -> list[str]:
+def _todo(cell: "CellState", ticking: bool) -> str:
+    """The command that mends a cell; a backfill goes over the UI only where one is at work."""
+    return cell.todo if ticking or not cell.todo.startswith("cohortloom backfill") else f"{cell.todo} --local"
+
+
+def _steps(bad: "list[CellState]", ticking: bool) -> list[str]:
     """The commands to type next, the worst cell first, each once."""
-    found = dict.fromkeys(cell.todo for cell in bad if cell.todo)
+    found = dict.fromkeys(_todo(cell, ticking) for cell in bad if cell.todo)
     shown = list(found)[:MOST_STEPS]
     more = len(found) - len(shown)
     return [*shown, *([f"... and {more} more: cohortloom status --json"] if more else [])] or ["nothing to do"]
@@ -133,7 +138,7 @@ def _as_json(
                 "state": c.state,
                 "published": c.published,
                 "why": c.words,
-                "todo": c.todo,
+                "todo": _todo(c, ticking),
                 "assets": [{"asset": a.asset, "state": a.state, "why": a.words} for a in c.assets],
             }
             for c in cells

@@ -87,6 +87,7 @@ class Standing:
         inputs: The inputs that would count now for a month; raises `CohortLoomError` where there are none.
         landed: Deliveries of its source that wait or were refused.
         published: Months with a published release.
+        there: The deliveries of its source that are in the lake, with the day each knows up to.
     """
 
     spec: CohortSpec
@@ -95,6 +96,7 @@ class Standing:
     inputs: Callable[[str], CohortInputs]
     landed: Sequence[Landed] = ()
     published: frozenset[str] = field(default_factory=frozenset)
+    there: Mapping[str, date] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -189,19 +191,33 @@ def decide(standing: Standing, closed: str, runs: Sequence[RunFact] = ()) -> lis
     return found
 
 
-def moved(then: CohortInputs, now: CohortInputs) -> list[str]:
+def moved(then: CohortInputs, now: CohortInputs, there: Mapping[str, date]) -> list[str]:
     """In words, where `now` differs from `then` in what counts: deliveries, SQL, columns, split. Empty if nowhere.
 
     The month and its end are no difference: the next month with the same deliveries knows no more of anybody.
+
+    Args:
+        then: What something was made from.
+        now: What would count.
+        there: The deliveries in the lake, with their days: tells those that count no longer from those that are gone.
     """
     old, new = ({key: rest for key, *rest in inputs.deliveries} for inputs in (then, now))
     words = [f"delivery {key} (as of {new[key][1]}) is new" for key in new if key not in old]
     words += [
         f"delivery {key} was taken in again with another content" for key in new if new[key] != old.get(key, new[key])
     ]
-    words += [f"delivery {key} is gone" for key in old if key not in new]
+    words += [f"delivery {key} {_left_out(there.get(key), now)}" for key in old if key not in new]
     others = (("sql_sha256", "the SQL"), ("spec_sha256", "the columns"), ("split_fingerprint", "the split key"))
     return words + [f"{what} changed" for name, what in others if getattr(then, name) != getattr(now, name)]
+
+
+def _left_out(as_of: date | None, now: CohortInputs) -> str:
+    """Why a delivery that counted once does not count now; its day is None where the lake has it no more."""
+    if as_of is None:
+        return "is gone from the lake"
+    if as_of > now.as_of_end:
+        return f"no longer counts: it is as of {as_of} now"
+    return "no longer counts: a newer one replaced it"
 
 
 def _about(
@@ -233,7 +249,7 @@ def _about(
     if before is None:
         return make(f"nothing was made before{without}")
     since = f"since {before[0][:7]}"
-    differences = moved(before[1], now)
+    differences = moved(before[1], now, standing.there)
     if differences:
         return make(f"{'; '.join(differences)} {since}{without}")
     if spec.schedule.always:
@@ -246,7 +262,7 @@ def _again(
 ) -> Decision:
     """A month that was made before it was over: once more if more is known at its end."""
     cohort = standing.spec.name
-    differences = moved(own.inputs, now) if own.inputs is not None else ["its inputs are not known"]
+    differences = moved(own.inputs, now, standing.there) if own.inputs is not None else ["its inputs are not known"]
     if not differences:
         return Decision(
             cohort, own.month, "skip", f"made before it was over, and its inputs are unchanged since{without}"

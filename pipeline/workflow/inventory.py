@@ -19,6 +19,9 @@ from pipeline.workflow.record import Record
 from pipeline.workflow.settings import changed_since, judging_settings
 from pipeline.workflow.standing import (
     LAST_STEP,
+    THEN_ERASED,
+    erased_months,
+    has_inputs,
     inputs_now,
     landed_deliveries,
     months_made,
@@ -26,6 +29,7 @@ from pipeline.workflow.standing import (
     recorded_inputs,
     snapshot,
     sound,
+    taken_in,
 )
 
 if TYPE_CHECKING:
@@ -87,14 +91,14 @@ class CellState:
     @property
     def words(self) -> str:
         """Why it is not ok: the worst first, each reason once, with the assets that it concerns."""
-        concerned: dict[tuple[int, str], list[str]] = {}
-        for asset in self.assets:
+        concerned: dict[str, list[str]] = {}
+        for asset in sorted(self.assets, key=lambda a: -STATES.index(a.state)):
             if asset.state != "ok" and not asset.follows:
-                concerned.setdefault((-STATES.index(asset.state), asset.words), []).append(asset.asset)
-        parts = [
-            f"{_together(names)}: {words}" for (_, words), names in sorted(concerned.items(), key=lambda i: i[0][0])
-        ]
-        return "; ".join(parts)
+                # "run ... failed: S" says S already.
+                said = next((words for words in concerned if words.endswith(f": {asset.words}")), asset.words)
+                names = concerned.setdefault(said, [])
+                names += [asset.asset] if asset.asset not in names else []
+        return "; ".join(f"{_together(names)}: {words}" for words, names in concerned.items())
 
     @property
     def todo(self) -> str:
@@ -115,9 +119,9 @@ class CellState:
             return f"cohortloom leaderboard {self.cohort} --month {month}"
         if self.published:
             return "cohortloom releases"
-        if self.state == "stale" and any(
-            a.asset in ("cohort_inputs", "features") and a.state == "stale" for a in self.assets
-        ):
+        moved_on = any(a.asset in ("cohort_inputs", "features") and a.state == "stale" for a in self.assets)
+        erased = any(a.words == THEN_ERASED for a in self.assets)
+        if (self.state == "stale" and moved_on) or (self.state == "missing" and erased):
             return f"cohortloom backfill {self.cohort} --stale"
         return f"cohortloom run {self.cohort} --month {month}"
 
@@ -161,9 +165,9 @@ def inventory(
     found: list[CellState] = []
     for spec in book.cohorts.values():
         if spec.enabled:
-            cells = _Cells(seen, book, spec, runs, code)
+            cells = _Cells(seen, book, spec, runs, code, closed)
             published = out.get(spec.name, frozenset())
-            states = {month: tuple(cells.assets(month)) for month in sorted(cells.months(closed))}
+            states = {month: tuple(cells.assets(month)) for month in sorted(cells.months())}
             found += [CellState(spec.name, m, states[m], m in published) for m in sorted(states) if states[m]]
     return sorted(found, key=lambda cell: (cell.cohort, cell.month))
 
@@ -206,7 +210,9 @@ def _table(columns: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> pa.Table:
 class _Cells:
     """Reads the cells of one cohort."""
 
-    def __init__(self, lake: Lake, book: CohortBook, spec: CohortSpec, runs: Sequence[RunFact], code: Code) -> None:
+    def __init__(
+        self, lake: Lake, book: CohortBook, spec: CohortSpec, runs: Sequence[RunFact], code: Code, closed: str
+    ) -> None:
         self.lake, self.spec, self.code = lake, spec, code
         self.source = book.source(spec.source)
         self.runs = [run for run in runs if run.cohort == spec.name]
@@ -214,16 +220,20 @@ class _Cells:
         made = months_made(lake, spec.name)
         self.made = {m.month for m in made}
         self.known = {m.month: m.inputs for m in made if m.inputs is not None}
+        self.there = taken_in(lake, self.source)
+        self.erased = erased_months(lake, spec.name, self.source)
+        self.wanted = self.made | self.erased
+        """The months that are missed if they are not there: made once, begun, or due up to the month just closed."""
+        if spec.schedule.enabled:
+            self.wanted |= set(months_between(min(self.wanted, default=closed), closed))
+        self.wanted |= {p["month"] for p in lake.tables.partitions("cohort_inputs") if p.get("cohort") == spec.name}
         self.landed = landed_deliveries(lake, self.source, runs)
         self.open: list[tuple[str, str]] = _open_reservations(lake, spec.name)
 
-    def months(self, closed: str) -> set[str]:
-        """The months to look at: begun, run, waited for, and due up to the month just closed."""
-        begun = {p["month"] for p in self.lake.tables.partitions("cohort_inputs") if p.get("cohort") == self.spec.name}
-        begun |= self.made
+    def months(self) -> set[str]:
+        """The months to look at: those that are wanted, run and waited for."""
         waited = {f"{d.as_of:%Y-%m}-01" for d in self.landed} | {month for month, _ in self.open}
-        due = set(months_between(min(self.made, default=closed), closed)) if self.spec.schedule.enabled else set()
-        return begun | waited | due | {run.month for run in self.runs if run.state == "failed"}
+        return self.wanted | waited | {run.month for run in self.runs if run.state == "failed"}
 
     def assets(self, month: str) -> Iterator[AssetState]:
         """The states of a cell; none for a month that is not there and need not be. Asked in order of the months."""
@@ -238,9 +248,11 @@ class _Cells:
         begun = self._current("cohort_inputs", cell) is not None or month in self.made
         if begun:
             yield from self._chain(cell, failed)
-            yield from self._release(cell)
-        else:
-            yield from self._not_begun(month, failed)
+            yield from (a for a in self._release(cell) if not (a.state == "failed" and a.asset in failed))
+        elif not has_inputs(month, self.inputs):
+            failed = {}  # before the first delivery: there is nothing to make it of, and nothing to make good
+        elif month in self.wanted and not failed:
+            yield from self._not_begun(month)
         known = {"cohort_inputs", *self._parents()} if begun else set()
         for step, run in failed.items():
             if step not in known:
@@ -258,19 +270,21 @@ class _Cells:
                         "a training that was cut off holds its reservation in the privacy ledger; the same run takes it over",
                     )
 
-    def _not_begun(self, month: str, failed: Mapping[str, RunFact]) -> Iterator[AssetState]:
-        if failed:
-            return
+    def _not_begun(self, month: str) -> Iterator[AssetState]:
         try:
             now = self.inputs(month)
         except CohortLoomError:
-            return  # nothing to make it of; the schedule's decision says why
+            return  # it cannot be made; the schedule's decision says why
         before = max((m for m in self.known if m < month), default=None)
-        differences = moved(self.known[before], now) if before is not None else []
-        if before is None or differences or self.spec.schedule.always:
+        differences = moved(self.known[before], now, self.there) if before is not None else []
+        if month in self.erased:
+            yield AssetState(LAST_STEP, "missing", THEN_ERASED)
+        elif before is None or differences or self.spec.schedule.always:
             since = f" ({'; '.join(differences)} since {before[:7]})" if before is not None and differences else ""
-            yield AssetState(LAST_STEP, "missing", f"not made{since}" if self.made else "never made")
-            self.known[month] = now  # the same inputs are missed once, not in every month that follows
+            yield AssetState(LAST_STEP, "missing", f"not made{since}" if self.made or self.erased else "never made")
+        else:
+            return
+        self.known[month] = now  # the same inputs are missed once, not in every month that follows
 
     def _parents(self) -> dict[str, list[str]]:
         """Every asset after `cohort_inputs` to what it is made from, in the order in which they are made."""
@@ -301,7 +315,8 @@ class _Cells:
             return AssetState(asset, "failed", f"{error.what} See cohortloom doctor.")
         if version is None:
             # Behind a failed run everything is missing: that is said once, where it failed.
-            return AssetState(asset, "missing", "not made", follows=any(parent in bad for parent in parents))
+            words = THEN_ERASED if asset == LAST_STEP and cell.month in self.erased else "not made"
+            return AssetState(asset, "missing", words, follows=any(parent in bad for parent in parents))
         record = Record.of(version)
         if record.status in ("failed", "refused"):
             return AssetState(asset, "failed", f"{record.status}: {record.reason}")
@@ -315,7 +330,7 @@ class _Cells:
         """In words, what an asset was made from that is another one now: inputs, settings or code."""
         if asset == "cohort_inputs":
             try:
-                return "; ".join(moved(recorded_inputs(version), self.inputs(cell.month)))
+                return "; ".join(moved(recorded_inputs(version), self.inputs(cell.month), self.there))
             except CohortLoomError as error:
                 return f"{error.what} {error.todo}".strip()
         others = []

@@ -17,9 +17,11 @@ from assets.run import RunOutcome, ingest, run_cohort
 from pipeline.features.spec import load_book
 from pipeline.privacy.ledger import Ledger
 from pipeline.store.lake import Lake
+from pipeline.workflow.calendar import RunFact
 from pipeline.workflow.cell import Cell
 from pipeline.workflow.features import gather_step
-from pipeline.workflow.inventory import CellState, failures, inventory, staleness
+from pipeline.workflow.inventory import AssetState, CellState, failures, inventory, staleness
+from pipeline.workflow.standing import stale_months
 
 if TYPE_CHECKING:
     from pipeline.store.home import Home
@@ -164,6 +166,55 @@ def test_a_delivery_that_was_refused_waits_with_its_reason(
     cell = only(lake, instance)
     assert cell.state == "waiting"
     assert cell.words == f"raw/table: clinic--bad was refused: {outcome.reason}"
+
+
+def test_a_refused_delivery_hides_no_missing_month(lake: Lake, home: Home, tmp_path: Path) -> None:
+    now, refused = datetime(2027, 1, 2, 3, tzinfo=UTC), []
+    for name in ("2026-11-25", "2026-12-25"):
+        key = deliver(home, "clinic", visits(tmp_path / name), as_of=name, name=name).key
+        refused.append(RunFact(name, "failed", delivery=key, reason="Too few columns."))
+    november, december = inventory(lake, load_book(), refused, now=now)
+    # Nobody misses November: only the month just closed is due where nothing was made.
+    assert (november.state, november.todo) == ("waiting", "cohortloom deliveries")
+    assert (december.state, december.todo) == ("missing", "cohortloom run tiny --month 2026-12")
+    assert december.words == "leaderboard: never made; raw/table: clinic--2026-12-25 was refused: Too few columns."
+
+
+def test_a_failed_run_of_a_month_before_the_first_delivery_is_no_cell(lake: Lake) -> None:
+    early, due = (
+        RunFact(month, "failed", "tiny", month, steps=("cohort_inputs",), reason="No delivery.")
+        for month in ("2026-09-01", MONTH)
+    )
+    (cell,) = inventory(lake, load_book(), [early, due], now=NOW)
+    assert (cell.month, cell.state) == (MONTH, "run failed")
+
+
+def test_every_month_that_an_erasure_purged_is_missed_until_it_is_made(
+    lake: Lake, instance: dg.DagsterInstance
+) -> None:
+    months = ("2026-09-01", MONTH, "2026-11-01")  # nothing is left to make September of
+    purged = [[f"leaderboard/cohort=tiny/month={month}", "v", "0"] for month in months]
+    lake.journal.append("erasures/clinic", {"kind": "erased", "purged": purged})
+
+    def stale() -> list[tuple[str, str]]:
+        return [(m.month[:7], m.words) for m in stale_months(lake, load_book(), "tiny")]
+
+    october, november = take(lake, instance, datetime(2026, 12, 2, tzinfo=UTC))
+    for cell in (october, november):
+        assert (cell.state, cell.words) == ("missing", "leaderboard: made, then erased")
+        assert cell.todo == "cohortloom backfill tiny --stale"
+    assert stale() == [("2026-10", "made, then erased"), ("2026-11", "made, then erased")]
+    gather_step(lake, Cell.of(load_book(), "tiny", MONTH))  # begun again and cut off
+    assert take(lake, instance)[0].todo == "cohortloom backfill tiny --stale"
+    assert run(instance).success
+    assert stale() == [("2026-11", "made, then erased")]
+    assert [c.state for c in take(lake, instance)] == ["ok", "missing"]
+
+
+def test_one_sentence_is_said_once() -> None:
+    failed = AssetState("release", "run failed", "run 12345678 failed: The key is gone.")
+    cell = CellState("tiny", MONTH, (AssetState("release", "failed", "The key is gone."), failed))
+    assert cell.words == "release: run 12345678 failed: The key is gone."
 
 
 def test_an_open_reservation_waits(lake: Lake, instance: dg.DagsterInstance) -> None:

@@ -97,13 +97,13 @@ def test_from_an_empty_home_to_a_stale_month(cohortloom: Callable[..., Any], coh
     late = cohortloom("deliver", "clinic", str(table(tmp_path / "two", range(30, 90))), "--as", "2026-01-10")
     words = "delivery clinic--2026-01-10 (as of 2026-01-10) is new"
     assert f"tiny 2026-01 is stale: {words}" in late.stderr
-    assert "  cohortloom backfill tiny --stale" in late.stderr.splitlines()
+    assert "\n  cohortloom backfill tiny --stale" in late.stderr
     done = cohortloom("status", "tiny")
     assert f"cohort_inputs: {words}" in done.stdout
     # February has it too and was never made; in the months after nothing is new.
     assert done.stderr.splitlines()[-2:] == [
         "  cohortloom run tiny --month 2026-02",
-        "  cohortloom backfill tiny --stale",
+        "  cohortloom backfill tiny --stale --local",  # no UI is at work
     ]
     assert "makes it" in done.stdout
     assert "2026-03..20" in done.stdout  # one row, up to the month before the next tick

@@ -157,14 +157,18 @@ def test_cohorts_that_are_not_scheduled_say_so() -> None:
 def test_what_moved_is_said_in_words() -> None:
     then = inputs("2026-03-01")
     corrected = CohortInputs.from_dict(then.to_dict() | {"month": "2026-04-01"})
-    assert moved(then, corrected) == []
+    assert moved(then, corrected, {}) == []
     other = then.to_dict()
     other["deliveries"] = [{**other["deliveries"][0], "sha256": "another"}]
-    assert moved(then, CohortInputs.from_dict(other)) == [
+    assert moved(then, CohortInputs.from_dict(other), {}) == [
         "delivery src--a was taken in again with another content",
-        "delivery src--b is gone",
+        "delivery src--b is gone from the lake",
     ]
-    assert moved(then, inputs("2026-03-01", sql_sha256="x", spec_sha256="y", split_fingerprint="z")) == [
+    newer = CohortInputs.from_dict(then.to_dict() | {"deliveries": then.to_dict()["deliveries"][1:]})
+    for day, why in (("2026-01-10", "a newer one replaced it"), ("2026-04-01", "it is as of 2026-04-01 now")):
+        words = moved(then, newer, {"src--a": date.fromisoformat(day)})
+        assert words == [f"delivery src--a no longer counts: {why}"]
+    assert moved(then, inputs("2026-03-01", sql_sha256="x", spec_sha256="y", split_fingerprint="z"), {}) == [
         "the SQL changed",
         "the columns changed",
         "the split key changed",
