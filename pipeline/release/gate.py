@@ -163,7 +163,10 @@ def _copies(results: Sequence[MetricResult], gate: GateSpec) -> list[Rule]:
 
 
 def _membership_auc(results: Sequence[MetricResult], gate: GateSpec, references: References) -> Rule:
-    """The threshold itself; where even fresh real rows would fail it, at most 0.03 above them instead."""
+    """The threshold itself; where even fresh real rows would fail it, at most 0.03 above them instead.
+
+    Beyond the threshold it never passes: what lies within 0.03 of fresh real rows there is underpowered.
+    """
     what = "membership inference (AUC)"
     worst = _worst(results, "priv.mia.max_auc")
     rule = _at_most(worst, gate.mia_auc_max, "mia_max_auc", "privacy", what, _three)
@@ -174,19 +177,18 @@ def _membership_auc(results: Sequence[MetricResult], gate: GateSpec, references:
     values = [r.value for r in _each(results, "priv.mia.max_auc")]
     highest = max((v for v in values if v is not None), default=worst.value)
     limit = fresh.value + SMALL_SAMPLE_MARGIN
-    if not too_few or highest > limit or highest > gate.mia_auc_max:
+    if not too_few or highest > limit:
         return rule
-    return Rule(
-        rule.name,
-        rule.group,
-        highest,
-        limit,
-        rule.end,
-        "pass",
-        None,
+    if highest > gate.mia_auc_max:
+        half = (fresh.ci_hi if fresh.ci_hi is not None else fresh.value) - fresh.value
+        needed = ceil((worst.n or 0) * (half / (gate.mia_auc_max - 0.5)) ** 2) if gate.mia_auc_max > 0.5 else None
+        words = f"{rule.words}: fresh real rows score {fresh.value:.3f} with {worst.n} people, so nobody can tell yet"
+        return replace(rule, status="underpowered", n_needed=needed or None, words=words)
+    words = (
         f"{what}: {highest:.3f}, at most {limit:.3f} allowed: with {worst.n} people to tell apart even fresh real rows "
-        f"would miss {gate.mia_auc_max:g}, so the limit is {SMALL_SAMPLE_MARGIN:g} above fresh real rows",
+        f"would miss {gate.mia_auc_max:g}, so the limit is {SMALL_SAMPLE_MARGIN:g} above fresh real rows"
     )
+    return replace(rule, value=highest, threshold=limit, status="pass", n_needed=None, words=words)
 
 
 def _membership_rate(results: Sequence[MetricResult], gate: GateSpec) -> Rule:

@@ -154,6 +154,18 @@ def test_small_samples_are_held_against_fresh_real_rows() -> None:
     assert enough.status == "underpowered"
 
 
+def test_what_fresh_real_rows_score_too_is_no_failure_but_too_few_people() -> None:
+    tiny = {**REFERENCES, "ref_fresh": [REFERENCES["ref_fresh"][0], row("priv.mia.max_auc", 0.583, 0.1)]}
+    for value, status in ((0.562, "underpowered"), (0.62, "fail")):
+        found = judge(results(priv_mia_max_auc=(value, 0.1)), GateSpec(), references=tiny, tasks=[TASK])
+        rule = {r.name: r for r in found.rules}["mia_max_auc"]
+        assert rule.status == status
+    assert rule.n_needed is None
+    tight = {**REFERENCES, "ref_fresh": [REFERENCES["ref_fresh"][0], row("priv.mia.max_auc", 0.505, 0.008)]}
+    found = judge(results(priv_mia_max_auc=(0.562, 0.008)), GateSpec(), references=tight, tasks=[TASK])
+    assert {r.name: r for r in found.rules}["mia_max_auc"].status == "fail"
+
+
 def test_divergence_that_chance_alone_explains_is_underpowered_not_failed() -> None:
     rows = [r for r in results() if r.metric != "fid.marg.jsd"]
     verdict, rules = judged([*rows, row("fid.marg.jsd", 0.075, 0.01, n=120, null_value=0.07)])
