@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import pytest
 from e2e_home import cohortloom
-from selenium.common.exceptions import TimeoutException
+from selenium.common.exceptions import JavascriptException, TimeoutException
 from selenium.webdriver.support.ui import WebDriverWait
 from test_ui import choose_partition, press, screenshot, text, wait_for
 
@@ -47,9 +47,15 @@ def materialise(browser: Chrome, ui: str, asset: str, *, config: str = "") -> No
     choose_partition(browser, PARTITION)
     if config:
         editor = "document.querySelector('.CodeMirror').CodeMirror"
-        browser.execute_script(f"{editor}.setValue(arguments[0])", config)
-        WebDriverWait(browser, 30).until(lambda b: config in b.execute_script(f"return {editor}.getValue()"))
-        time.sleep(3)  # what was typed is checked while one waits
+
+        def typed(b: Chrome) -> bool:
+            """Choosing a partition may load the launchpad's own text once more, over what was typed."""
+            b.execute_script(f"{editor}.setValue(arguments[0])", config)
+            time.sleep(3)  # what was typed is checked while one waits
+            return config in b.execute_script(f"return {editor}.getValue()")
+
+        not_drawn_yet = [JavascriptException]
+        WebDriverWait(browser, 60, ignored_exceptions=not_drawn_yet).until(typed, "the launchpad's text did not stay")
         wait_for(browser, "No errors")
     screenshot(browser, f"release-launchpad-{asset.replace('/', '-')}")
     press(browser, "Materialize", ellipsis=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -114,7 +115,7 @@ def test_a_partition_is_materialised_from_the_launchpad(browser: Chrome, ui: str
 
     WebDriverWait(browser, 300, poll_frequency=2).until(made, "the partition was not materialised")
     screenshot(browser, "materialised")
-    assert "Materialized (1)" in text(browser)
+    assert re.search(r"Materialized \([1-9]", text(browser)), "other tests of this home may have made more"
 
 
 def test_the_numbers_of_the_report_are_metadata(browser: Chrome, demo_home: Path, ui: str) -> None:
