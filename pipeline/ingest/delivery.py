@@ -138,16 +138,15 @@ def hand_over(home: Home, source: str, path: Path, *, as_of: date | None, name: 
     if unreadable:
         raise InputError(f"{unreadable} of {len(files)} files cannot be read.", where=str(path), todo="Permissions?")
     target = home.landing / source / name
-    # In this order: a whole delivery that appears between the two looks is not taken for half of one.
-    half = target.exists() and not (target / SUCCESS).exists()
-    if not half and (target / SUCCESS).exists():
-        return _same_or_refuse(target, source, name, files, as_of)
-    if half:
+    # In this order: a delivery comes whole, so one that appears between the two looks is not taken for half of one.
+    if target.exists() and not (target / SUCCESS).exists():
         raise InputError(
             "A delivery of this name is still being written (it has no _SUCCESS).",
             where=f"{source}--{name}",
             todo="Wait for it, or choose another name.",
         )
+    if (target / SUCCESS).exists():
+        return _same_or_refuse(target, source, name, files, as_of)
     work = home.landing / source / f".tmp-{uuid.uuid4().hex}"
     try:
         (home.landing / source).mkdir(parents=True, exist_ok=True)
