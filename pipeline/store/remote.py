@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 LEASE_SECONDS = 900.0
 """How long the holder of a version counts as alive after it last said so."""
-_TODO = "Materialise the partition again, or roll back to a version that is whole."
+_REMEDY = "Materialise the partition again, or roll back to a version that is whole."
 
 
 class RemoteFiles:
@@ -176,7 +176,7 @@ class RemoteFiles:
         for attempt in range(1, ATTEMPTS + 1):
             pieces = self.store.pieces(key)
             if pieces is None:
-                raise StoreError("The file is missing.", where=f"{self.store.name}/{key}", todo=_TODO)
+                raise StoreError("The file is missing.", where=f"{self.store.name}/{key}", todo=_REMEDY)
             digest = hashlib.sha256()
             try:
                 with os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
@@ -193,7 +193,7 @@ class RemoteFiles:
             raise StoreError(
                 f"The file's sha256 is {digest.hexdigest()[:12]} and should be {stored.sha256[:12]}.",
                 where=f"{self.store.name}/{key}",
-                todo=_TODO,
+                todo=_REMEDY,
             )
 
 
