@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, NotFoundError
 
 if TYPE_CHECKING:
     from pipeline.store.home import Home
+    from pipeline.store.lake import Lake
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
@@ -26,3 +27,16 @@ def month_start(text: str) -> str:
         return f"{dt.datetime.strptime(text[:7], '%Y-%m').date():%Y-%m}-01"  # noqa: DTZ007 (a month has no zone)
     except ValueError as error:
         raise ConfigError(f"'{text}' is not a month.", todo="Write it as YYYY-MM, for example 2026-10.") from error
+
+
+def evaluated_month(lake: "Lake", cohort: str, month: str | None) -> str:
+    """The month asked for, or the newest, if the cohort was evaluated for it; raises `NotFoundError` if not."""
+    months = [p["month"] for p in lake.tables.partitions("leaderboard") if p["cohort"] == cohort]
+    chosen = month_start(month) if month else (months[-1] if months else None)
+    if chosen is None or chosen not in months:
+        made = ", ".join(m[:7] for m in months) or "none"
+        raise NotFoundError(
+            f"Cohort '{cohort}' was not evaluated for that month (there are: {made}).",
+            todo=f"cohortloom run {cohort} --month {chosen[:7]}" if chosen else f"cohortloom run {cohort}",
+        )
+    return chosen

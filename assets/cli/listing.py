@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from assets.cli.arguments import Json, home_here, month_start
+from assets.cli.arguments import Json, evaluated_month, home_here
 from assets.cli.display import board, next_steps, print_json, say, show
 from pipeline.errors import NotFoundError, nearest
 
@@ -144,15 +144,7 @@ def leaderboard(
 
     load_book().cohort(cohort)
     lake = Lake(home_here())
-    months = [p["month"] for p in lake.tables.partitions("leaderboard") if p["cohort"] == cohort]
-    chosen = month_start(month) if month else (months[-1] if months else None)
-    if chosen is None or chosen not in months:
-        made = ", ".join(m[:7] for m in months) or "none"
-        raise NotFoundError(
-            f"Cohort '{cohort}' has no leaderboard for that month (there are: {made}).",
-            todo=f"cohortloom run {cohort} --month {chosen[:7]}" if chosen else f"cohortloom run {cohort}",
-        )
-    show_leaderboard(lake, cohort, chosen, as_json=as_json)
+    show_leaderboard(lake, cohort, evaluated_month(lake, cohort, month), as_json=as_json)
 
 
 def show_leaderboard(lake: "Lake", cohort: str, month: str, *, as_json: bool) -> None:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from assets.cli.arguments import Json, home_here, month_start
+from assets.cli.arguments import Json, evaluated_month, home_here
 from assets.cli.display import next_steps, print_json, say, show
-from pipeline.errors import ConfigError, NotFoundError
+from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
     from pipeline.store.lake import Lake
@@ -176,15 +176,7 @@ def _cell(cohort: str, month: str | None) -> "tuple[Lake, Cell]":
     book = load_book()
     book.cohort(cohort)
     lake = Lake(home_here())
-    months = [p["month"] for p in lake.tables.partitions("leaderboard") if p["cohort"] == cohort]
-    chosen = month_start(month) if month else (months[-1] if months else None)
-    if chosen is None or chosen not in months:
-        made = ", ".join(m[:7] for m in months) or "none"
-        raise NotFoundError(
-            f"Cohort '{cohort}' was not evaluated for that month (there are: {made}).",
-            todo=f"cohortloom run {cohort} --month {chosen[:7]}" if chosen else f"cohortloom run {cohort}",
-        )
-    return lake, Cell.of(book, cohort, chosen)
+    return lake, Cell.of(book, cohort, evaluated_month(lake, cohort, month))
 
 
 def _show_state(lake: "Lake", cell: "Cell", state: "ReleaseState") -> None:
