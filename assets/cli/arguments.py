@@ -33,8 +33,10 @@ def evaluated_month(lake: "Lake", cohort: str, month: str | None) -> str:
     """The month asked for, or the newest, if the cohort was evaluated for it; raises `NotFoundError` if not."""
     months = [p["month"] for p in lake.tables.partitions("leaderboard") if p["cohort"] == cohort]
     chosen = month_start(month) if month else (months[-1] if months else None)
+    if not months:
+        raise NotFoundError(f"Cohort '{cohort}' has no leaderboard yet.", todo=f"cohortloom run {cohort}")
     if chosen is None or chosen not in months:
-        made = ", ".join(m[:7] for m in months) or "none"
+        made = ", ".join(m[:7] for m in months)
         raise NotFoundError(
             f"Cohort '{cohort}' was not evaluated for that month (there are: {made}).",
             todo=f"cohortloom run {cohort} --month {chosen[:7]}" if chosen else f"cohortloom run {cohort}",
