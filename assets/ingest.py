@@ -10,7 +10,8 @@ import dagster as dg
 from assets.guard import guarded
 from assets.partitions import DELIVERY, key_of, one_to_one
 from assets.reporting import markdown_table, plain, raw_column_schema
-from pipeline.features.spec import Format, load_book
+from pipeline.features.source import Format
+from pipeline.features.spec import load_book
 from pipeline.workflow.deliveries import FORMATS_WITH_EVENTS
 from resources.compute import ComputeResource
 from resources.lake import LakeResource
@@ -69,7 +70,7 @@ def _raw(format: str) -> dg.AssetsDefinition:
         return dg.MaterializeResult(
             data_version=dg.DataVersion(version.sha256),
             metadata=plain({"as_of": delivery.as_of.isoformat(), **_raw_metadata(version, account)}),
-            check_results=_raw_checks(account, source.quarantine_limit),
+            check_results=_raw_checks(account, source.max_quarantine_rate),
         )
 
     return raw

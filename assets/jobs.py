@@ -9,7 +9,7 @@ from typing import get_args
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
-from pipeline.features.spec import Format
+from pipeline.features.source import Format
 from pipeline.workflow.deliveries import FORMATS_WITH_EVENTS
 
 COHORT_MONTH_JOB = "cohort_month"

@@ -22,7 +22,8 @@ from assets.notices import asset_of, note_failed_run, reason_of
 from assets.partitions import DELIVERY, cohort_month_key, months, start_month
 from assets.postgres import kept_in_storage
 from pipeline.errors import ConfigError, NotFoundError, nearest
-from pipeline.features.spec import CohortSpec, SourceSpec, load_book
+from pipeline.features.source import SourceSpec
+from pipeline.features.spec import CohortSpec, load_book
 from pipeline.store.home import Home
 
 if TYPE_CHECKING:

@@ -91,6 +91,7 @@ def copy_all(folder: Path, out: Path, threads: int) -> None:
 
 def run_step(step: str, folder: Path, work: Path, threads: int) -> dict[str, Any]:
     """One measurement, in this process."""
+    from pipeline.features.source import SourceSpec
     from pipeline.ingest.delivery import Delivery
     from pipeline.ingest.events import build_events
     from pipeline.ingest.readers import read_delivery
@@ -109,12 +110,12 @@ def run_step(step: str, folder: Path, work: Path, threads: int) -> dict[str, Any
         copy_all(folder, work, threads)
     elif step == "events":
         with lake.tables.draft("events", key) as draft:
-            told = build_events(tables, draft, source="bench", threads=threads)
+            told = build_events(tables, draft, format="fhir", source="bench", threads=threads)
             draft.commit()
     else:
         came = Delivery("bench", "2026-10-31", folder, date(2026, 10, 31))
         with lake.tables.draft("raw/fhir", key) as draft:
-            account = read_delivery("fhir", came, draft, threads=threads, memory_limit="2GB", quarantine_limit=0.05)
+            account = read_delivery(came, draft, SourceSpec(name="bench", format="fhir"), threads=threads)
             draft.commit(info={"account": account.to_dict()})
         told = account.to_dict()
     told["seconds"] = time.perf_counter() - start

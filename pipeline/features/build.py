@@ -23,6 +23,7 @@ from pipeline.features.spec import ColumnSpec
 from pipeline.features.split import assign, check_key, fingerprint, row_subjects, split_key
 from pipeline.features.stored import TableTarget, write_cohort
 from pipeline.features.tables import take_subject
+from pipeline.ingest.events import EVENTS
 from pipeline.store.connection import confine, identifier
 from pipeline.store.hashing import sha256_bytes, sha256_json
 
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-    from pipeline.features.spec import CohortSpec, SourceSpec
+    from pipeline.features.source import SourceSpec
+    from pipeline.features.spec import CohortSpec
     from pipeline.store.home import Home
     from pipeline.store.lake import Lake, Version
 
@@ -204,7 +206,7 @@ def build_features(
         lineage = _lineage(spec, raw_columns)
         text = sql_text(spec)
         own = ["month_end"]
-        if source.format == "fhir":
+        if source.format in EVENTS:
             own += ["events", "subjects"]
             if re.search(r"\b(events|subjects)\b", text, flags=re.IGNORECASE):
                 add_events(connection, lake, source, raw_columns, memory_limit=memory_limit)

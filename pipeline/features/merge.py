@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from pipeline.errors import InputError
+from pipeline.ingest.account import BESIDE_THE_DATA
 from pipeline.store.connection import identifier, literal
 
 if TYPE_CHECKING:
@@ -20,13 +21,12 @@ if TYPE_CHECKING:
 
     import duckdb
 
-    from pipeline.features.spec import SourceSpec
+    from pipeline.features.source import SourceSpec
     from pipeline.store.draft import Draft
     from pipeline.store.lake import Lake
 
 OWN_VIEWS = ("month_end", "events", "subjects")
 """Names that the cohort's SQL sees beside the raw tables."""
-_NOT_DATA = ("quarantine",)
 
 WHEN: dict[str, str] = {
     "patient": "birth_date",
@@ -104,7 +104,7 @@ def open_views(
                     where=f"delivery {delivery.key}",
                     todo="Rename the file.",
                 )
-            if table not in _NOT_DATA:
+            if table not in BESIDE_THE_DATA:
                 files[f"__{number}__{table}"] = [path]
                 parts.setdefault(table, []).append((number, f"__{number}__{table}"))
     connection = lake.connect(files, threads=threads, memory_limit=memory_limit)
@@ -147,7 +147,13 @@ def add_events(
         made = FolderTarget(folder / "made")
         # A folder has all of a draft that the events are written with.
         build_events(
-            files, cast("Draft", made), source=source.name, threads=1, memory_limit=memory_limit, spill=lake.home.spill
+            files,
+            cast("Draft", made),
+            format=source.format,
+            source=source.name,
+            threads=1,
+            memory_limit=memory_limit,
+            spill=lake.home.spill,
         )
         for name, file in (("events", made.file("data.parquet")), ("subjects", made.file("subjects.parquet"))):
             # A table, not a view: the folder with patients' data goes at once, and not only when all is done.

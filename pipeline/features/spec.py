@@ -1,4 +1,4 @@
-"""What is asked for: a cohort (`cohorts/<name>.yaml` with its SQL file) and a source (`cohorts/sources.yaml`)."""
+"""What is asked for: a cohort (`cohorts/<name>.yaml` with its SQL file), and the book of all cohorts and sources."""
 
 from __future__ import annotations
 
@@ -13,40 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from pipeline.errors import ConfigError, NotFoundError, nearest
 from pipeline.features.schema import Column, DType, Kind, Level, Resolution, Role
+from pipeline.features.source import SourceSpec
 from pipeline.privacy.spec import PrivacyPolicy
 
-Format = Literal["fhir", "table"]
 BUILT_IN_COHORTS = Path(__file__).resolve().parents[2] / "cohorts"
-
-
-class SourceSpec(BaseModel):
-    """Where deliveries come from."""
-
-    model_config = ConfigDict(extra="forbid")
-    name: str = Field(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._]{0,39}$", description="Source name; first part of every delivery key."
-    )
-    format: Format = Field(description="Which reader takes its deliveries: raw/<format>.")
-    dates: Literal["real", "shifted", "none"] = Field(
-        default="real", description="May events be cut at the end of a month? Only real dates can."
-    )
-    accumulate: Literal["merge", "replace"] = Field(
-        default="merge",
-        description="Do later deliveries add to earlier ones (newest resource wins) or replace them whole?",
-    )
-    quarantine_limit: float = Field(
-        default=0.05, ge=0, le=1, description="Share of quarantined records above which a delivery is refused."
-    )
-    person: str | None = Field(
-        default=None,
-        description="Column that says in every table of a plain-table source who a row belongs to; needed to erase a "
-        "person. FHIR needs none: resources name their patient.",
-    )
-    split_key: Literal["own", "published"] = Field(
-        default="own",
-        description="Key of the split: the installation's own, or the published one (only for made-up or public data).",
-    )
-    description: str = Field(default="", description="For people.")
 
 
 class ColumnSpec(BaseModel):

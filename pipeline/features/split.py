@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-    from pipeline.features.spec import SourceSpec
+    from pipeline.features.source import SourceSpec
     from pipeline.store.home import Home
     from pipeline.store.lake import VersionStore
 

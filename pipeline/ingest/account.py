@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
+
+BESIDE_THE_DATA: Final = ("quarantine", "delivered_files", "deleted_resources")
+"""Tables of every delivery that are no data: what was set aside, what became of each file, what was deleted."""
 
 
 @dataclass
@@ -19,7 +22,8 @@ class Account:
         quarantined: Records set aside, by reason; each has a row in the `quarantine` table.
         files: Data files read.
         bytes: Their unpacked size.
-        info: Further counts for people: `dangling`, `unresolved`, `other_files`, `paths`. Never patient data.
+        info: Further counts for people: `dangling`, `unresolved`, `other_files`, `files_by_outcome`, `validation`.
+            Never patient data.
     """
 
     in_: int = 0

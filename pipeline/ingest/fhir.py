@@ -31,6 +31,7 @@ from pipeline.store.connection import connect
 
 if TYPE_CHECKING:
     from pipeline.ingest.delivery import Delivery
+    from pipeline.ingest.reading import Reading
     from pipeline.store.draft import Draft
 
 SPAN = 32 * 1024 * 1024
@@ -74,9 +75,7 @@ class _Work:
     splits: int = 0
 
 
-def read_fhir(
-    delivery: Delivery, draft: Draft, *, threads: int, memory_limit: str, quarantine_limit: float, spill: Path | None
-) -> Account:
+def read_fhir(delivery: Delivery, draft: Draft, reading: Reading) -> Account:
     """Read a FHIR R4 delivery (Bulk NDJSON, bundles, single resources; plain or gzipped) into `draft`.
 
     Writes one table for every modelled type (empty ones too) and `quarantine`.
@@ -84,22 +83,19 @@ def read_fhir(
     Args:
         delivery: The delivery.
         draft: Where the tables go; nothing is committed here.
-        threads: Threads of DuckDB, and processes for bundles and broken files.
-        memory_limit: DuckDB's memory, e.g. "2GB".
-        quarantine_limit: Highest admissible share of quarantined records.
-        spill: Where DuckDB puts what does not fit in memory; None for a temporary folder.
+        reading: The source's settings and what may be used.
 
     Raises:
         InputError: Empty delivery, another FHIR version, too many quarantined records.
         StoreError: No space.
     """
     folder = draft.folder("reading")
-    work = _Work(folder, threads)
+    work = _Work(folder, reading.threads)
     try:
         _sort_files(delivery, work)
         _survey_lines(work)
         refuse_other_versions(work.versions)
-        with connect({}, threads=threads, memory_limit=memory_limit, spill=spill) as connection:
+        with connect({}, threads=reading.threads, memory_limit=reading.memory_limit, spill=reading.spill) as connection:
             tables = RawTables(connection, draft)
             _plan_lines(work, tables)
             _split(work, work.documents, [part.path.stat().st_size * 8 for part in work.documents])
@@ -108,7 +104,7 @@ def read_fhir(
             tables.link(work.account)
         account = _close_account(work)
         draft.add_table("quarantine", quarantine_table(work.rejects))
-        check_limit(account, work.rejects, quarantine_limit)
+        check_limit(account, work.rejects, reading.source.max_quarantine_rate)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return account

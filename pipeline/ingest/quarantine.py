@@ -151,6 +151,6 @@ def check_limit(account: Account, records: Iterable[Rejected], limit: float) -> 
         shares.append(f"{cut:,} of {account.files:,} files end early or are damaged")
     raise InputError(
         f"{', '.join(shares)}, more than the {limit:.1%} that the source allows: {'; '.join(parts)}.",
-        todo="Nothing was taken. Mend the delivery and hand it over under a new name, or raise quarantine_limit in "
+        todo="Nothing was taken. Mend the delivery and hand it over under a new name, or raise max_quarantine_rate in "
         "sources.yaml.",
     )

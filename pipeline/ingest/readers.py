@@ -2,54 +2,52 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import importlib
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Final
 
-from pipeline.errors import NotFoundError, nearest
+from pipeline.ingest.reading import Reading
 from pipeline.store.home import Home
 
 if TYPE_CHECKING:
+    from pipeline.features.source import Format, SourceSpec
     from pipeline.ingest.account import Account
     from pipeline.ingest.delivery import Delivery
     from pipeline.store.draft import Draft
 
-FORMATS = ("fhir", "table")
+    Reader = Callable[[Delivery, Draft, Reading], Account]
+
+READERS: Final[Mapping[Format, str]] = {
+    "fhir": "pipeline.ingest.fhir:read_fhir",
+    "table": "pipeline.ingest.tables:read_tables",
+}
+"""Format to module and function; imported when first used."""
 
 
 def read_delivery(
-    format: str,
-    delivery: Delivery,
-    draft: Draft,
-    *,
-    threads: int = 2,
-    memory_limit: str = "2GB",
-    quarantine_limit: float = 0.05,
+    delivery: Delivery, draft: Draft, source: SourceSpec, *, threads: int = 2, memory_limit: str = "2GB"
 ) -> Account:
-    """Read a delivery into the raw tables and the `quarantine` table of a draft; commits nothing.
+    """Read a delivery into the raw tables of a draft and what stands beside them; commits nothing.
+
+    Beside the tables: `quarantine` (every record set aside), `delivered_files` (what became of each file), and for FHIR
+    `deleted_resources`.
 
     Args:
-        format: "fhir" or "table".
         delivery: The delivery.
         draft: Where the tables go.
+        source: Its source, which says the format and how to read it.
         threads: Threads of DuckDB, and processes beside it where files have to be taken apart.
         memory_limit: DuckDB's memory, e.g. "2GB".
-        quarantine_limit: Highest admissible share of quarantined records, 0 to 1.
 
     Returns:
         The balanced account.
 
     Raises:
-        NotFoundError: No such format.
-        InputError: Empty delivery, another FHIR version, a table that cannot be read, too many quarantined records.
+        InputError: Empty delivery, another FHIR version, no table that can be read, too many quarantined records.
         StoreError: No space.
     """
     root = delivery.folder.parents[2]
     spill = Home(root).spill if delivery.folder == Home(root).landing / delivery.source / delivery.name else None
-    if format == "fhir":
-        from pipeline.ingest.fhir import read_fhir as read
-    elif format == "table":
-        from pipeline.ingest.tables import read_tables as read
-    else:
-        raise NotFoundError(f"There is no reader for '{format}'.", todo=nearest(format, list(FORMATS)))
-    return read(
-        delivery, draft, threads=threads, memory_limit=memory_limit, quarantine_limit=quarantine_limit, spill=spill
-    )
+    module, _, name = READERS[source.format].partition(":")
+    read: Reader = getattr(importlib.import_module(module), name)
+    return read(delivery, draft, Reading(source, threads, memory_limit, spill))

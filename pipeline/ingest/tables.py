@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from pipeline.features.schema import TableSchema
     from pipeline.ingest.delivery import Delivery
+    from pipeline.ingest.reading import Reading
     from pipeline.store.draft import Draft
 
 CSV_SUFFIXES = (".csv", ".tsv")
@@ -66,9 +67,7 @@ class _Work:
     tables: dict[str, str] = field(default_factory=dict)
 
 
-def read_tables(
-    delivery: Delivery, draft: Draft, *, threads: int, memory_limit: str, quarantine_limit: float, spill: Path | None
-) -> Account:
+def read_tables(delivery: Delivery, draft: Draft, reading: Reading) -> Account:
     """Read the CSV and Parquet files of a delivery into `draft`, one table a file, and `quarantine`.
 
     A table is called by its file's stem in lower case, other characters than a-z, 0-9 as `_`.
@@ -76,10 +75,7 @@ def read_tables(
     Args:
         delivery: The delivery.
         draft: Where the tables go; nothing is committed here.
-        threads: Threads of DuckDB.
-        memory_limit: DuckDB's memory, e.g. "2GB".
-        quarantine_limit: Highest admissible share of quarantined rows.
-        spill: Where DuckDB puts what does not fit in memory.
+        reading: The source's settings and what may be used.
 
     Raises:
         InputError: No table or no row, a header that is missing or repeats names, a Parquet file that cannot be
@@ -90,7 +86,7 @@ def read_tables(
     scratch = draft.folder("reading")
     files = dict(delivery.files())
     try:
-        with connect({}, threads=threads, memory_limit=memory_limit, spill=spill) as connection:
+        with connect({}, threads=reading.threads, memory_limit=reading.memory_limit, spill=reading.spill) as connection:
             work = _Work(connection, draft, scratch)
             others: Counter[str] = Counter()
             for file, path in files.items():
@@ -105,7 +101,7 @@ def read_tables(
         account.info["other_files"] = dict(sorted(others.items()))
         _close(work)
         draft.add_table("quarantine", quarantine_table(work.rejects))
-        check_limit(account, work.rejects, quarantine_limit)
+        check_limit(account, work.rejects, reading.source.max_quarantine_rate)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return account

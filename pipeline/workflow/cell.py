@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from pipeline.generators.seeds import derive_seed
 
 if TYPE_CHECKING:
-    from pipeline.features.spec import CohortBook, CohortSpec, SourceSpec
+    from pipeline.features.source import SourceSpec
+    from pipeline.features.spec import CohortBook, CohortSpec
 
 
 @dataclass(frozen=True)

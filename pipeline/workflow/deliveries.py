@@ -5,18 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pipeline.errors import ConfigError
+from pipeline.ingest.account import BESIDE_THE_DATA
+from pipeline.ingest.events import EVENTS
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pipeline.features.spec import SourceSpec
+    from pipeline.features.source import SourceSpec
     from pipeline.ingest.account import Account
     from pipeline.ingest.delivery import Delivery
     from pipeline.store.lake import Lake, Version
     from pipeline.workflow.compute import Compute
 
-BESIDE_THE_DATA = ("quarantine",)
-FORMATS_WITH_EVENTS: tuple[str, ...] = ("fhir",)
+FORMATS_WITH_EVENTS: tuple[str, ...] = tuple(EVENTS)
 """Plain tables say nothing of subjects and times, so no events are made of them."""
 
 
@@ -39,12 +40,7 @@ def take_in(
 
     with lake.tables.draft(f"raw/{format}", {"delivery": delivery.key}) as draft:
         account = read_delivery(
-            format,
-            delivery,
-            draft,
-            threads=compute.engine_threads,
-            memory_limit=compute.memory_limit,
-            quarantine_limit=source.quarantine_limit,
+            delivery, draft, source, threads=compute.engine_threads, memory_limit=compute.memory_limit
         )
         info = {"source": delivery.source, "as_of": delivery.as_of.isoformat(), "account": account.to_dict()}
         return draft.commit(info=info, run_id=run_id), account
@@ -66,7 +62,7 @@ def make_events(lake: Lake, source: SourceSpec, key: str, compute: Compute, *, r
         ConfigError: deliveries of this format have no events.
         NotFoundError: the delivery was not taken in.
     """
-    if source.format not in FORMATS_WITH_EVENTS:
+    if source.format not in EVENTS:
         raise ConfigError(f"Deliveries of format '{source.format}' have no events.", where=key)
     from pipeline.ingest.events import build_events
 
@@ -75,6 +71,7 @@ def make_events(lake: Lake, source: SourceSpec, key: str, compute: Compute, *, r
         counts = build_events(
             raw_tables(lake, raw),
             draft,
+            format=source.format,
             source=source.name,
             threads=compute.engine_threads,
             memory_limit=compute.memory_limit,

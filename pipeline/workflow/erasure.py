@@ -41,7 +41,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from pipeline.features.spec import CohortBook, SourceSpec
+    from pipeline.features.source import SourceSpec
+    from pipeline.features.spec import CohortBook
     from pipeline.ingest.person import Person
     from pipeline.store.lake import Lake, Version
     from pipeline.workflow.compute import Compute

@@ -17,7 +17,7 @@ from pipeline.workflow.raw_rows import column_of, patients
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pipeline.features.spec import SourceSpec
+    from pipeline.features.source import SourceSpec
     from pipeline.store.lake import Lake
 
 BEGUN, ERASED = "begun", "erased"

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from pipeline.features.spec import CohortBook, SourceSpec
+    from pipeline.features.source import SourceSpec
+    from pipeline.features.spec import CohortBook
     from pipeline.ingest.person import Person
     from pipeline.ingest.tally import Tally
     from pipeline.store.lake import Lake, VersionStore

@@ -13,7 +13,7 @@ from pipeline.workflow.deliveries import BESIDE_THE_DATA, raw_tables
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pipeline.features.spec import SourceSpec
+    from pipeline.features.source import SourceSpec
     from pipeline.ingest.person import Person
     from pipeline.store.lake import Lake, Version
 

@@ -24,7 +24,8 @@ from pipeline.workflow.calendar import Landed, MonthMade, RunFact, Standing, mon
 from pipeline.workflow.record import Record
 
 if TYPE_CHECKING:
-    from pipeline.features.spec import CohortBook, CohortSpec, SourceSpec
+    from pipeline.features.source import SourceSpec
+    from pipeline.features.spec import CohortBook, CohortSpec
     from pipeline.store.lake import Lake, PartitionKey, Version
 
 LAST_STEP = "leaderboard"

@@ -90,7 +90,7 @@ def test_canaries_stay_in_the_lake(
     caplog.set_level(logging.DEBUG)
     for name, path in PATHS.items():
         monkeypatch.setitem(BUILT_IN, name, path)
-    book.sources({"hospital": "fhir"}, extra="quarantine_limit: 0.5")
+    book.sources({"hospital": "fhir"}, extra="max_quarantine_rate: 0.5")
     for name in ("tiny", "other"):
         (book.folder / f"{name}.yaml").unlink()
     words = (

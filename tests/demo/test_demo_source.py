@@ -77,7 +77,7 @@ def test_the_demo_cohort_grows_from_month_to_month(home: Home, monkeypatch: pyte
     origin = book.source(spec.source)
     for delivery in demo.write_demo_deliveries(home, patients=PATIENTS):
         with lake.tables.draft("raw/fhir", {"delivery": delivery.key}) as draft:
-            account = read_delivery("fhir", delivery, draft)
+            account = read_delivery(delivery, draft, origin)
             draft.commit(info={"source": delivery.source, "as_of": delivery.as_of.isoformat()})
         assert not account.quarantined
     key = split_key(origin, home)

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pytest
 
 from pipeline.features.build import Built, build_features, gather_inputs
-from pipeline.features.spec import CohortSpec, SourceSpec
+from pipeline.features.source import SourceSpec
+from pipeline.features.spec import CohortSpec
 from pipeline.features.split import split_key
 from pipeline.ingest.fhir_columns import MACROS, TYPES, duckdb_type
 from pipeline.store.connection import identifier

@@ -14,7 +14,8 @@ import pytest
 from pipeline.errors import CohortLoomError, ConfigError, InputError, NotFoundError
 from pipeline.features.build import CohortInputs, build_features, gather_inputs, write_features
 from pipeline.features.schema import TableSchema
-from pipeline.features.spec import ColumnSpec, SourceSpec, TaskSpec
+from pipeline.features.source import SourceSpec
+from pipeline.features.spec import ColumnSpec, TaskSpec
 from pipeline.features.split import PUBLISHED_KEY, assign, fingerprint
 from pipeline.features.stored import read_features
 

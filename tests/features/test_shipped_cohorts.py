@@ -31,7 +31,7 @@ def deliver_and_build(lake: Lake, cohort: str, path: Path, as_of: date) -> Built
     source = BOOK.source(spec.source)
     delivery = hand_over(lake.home, source.name, path, as_of=as_of)
     with lake.tables.draft(f"raw/{source.format}", {"delivery": delivery.key}) as draft:
-        read_delivery(source.format, delivery, draft)
+        read_delivery(delivery, draft, source)
         draft.commit(info={"source": source.name, "as_of": as_of.isoformat()})
     inputs = gather_inputs(spec, source, f"{as_of:%Y-%m}-01", lake, lake.home)
     return build_features(spec, source, inputs, lake, split_key(source, lake.home))

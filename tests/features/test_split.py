@@ -14,7 +14,7 @@ import pytest
 
 from pipeline.errors import ConfigError, StoreError
 from pipeline.features.cohort import PARTS
-from pipeline.features.spec import SourceSpec
+from pipeline.features.source import SourceSpec
 from pipeline.features.split import (
     PUBLISHED_KEY,
     assign,

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 from fhir_records import ndjson
 
+from pipeline.features.source import Format, SourceSpec
 from pipeline.ingest.account import Account
 from pipeline.ingest.delivery import MANIFEST, SUCCESS, delivery
 from pipeline.ingest.readers import read_delivery
@@ -66,7 +67,9 @@ def land(home: Home) -> Callable[..., Any]:
 def take(home: Home, land: Callable[..., Any]) -> Callable[..., Taken]:
     """Read files as a delivery (format fhir, every quarantine rate allowed) and commit."""
 
-    def read(files: Files | Path, *, format: str = "fhir", limit: float = 1.0, **options: Any) -> Taken:
+    def read(
+        files: Files | Path, *, format: Format = "fhir", limit: float = 1.0, threads: int = 2, **settings: Any
+    ) -> Taken:
         lake = Lake(home)
         if isinstance(files, Path):
             from pipeline.ingest.delivery import hand_over
@@ -75,7 +78,8 @@ def take(home: Home, land: Callable[..., Any]) -> Callable[..., Taken]:
         else:
             came = land(files)
         with lake.tables.draft(f"raw/{format}", {"delivery": came.key}) as draft:
-            account = read_delivery(format, came, draft, quarantine_limit=limit, **options)
+            source = SourceSpec(name=came.source, format=format, max_quarantine_rate=limit, **settings)
+            account = read_delivery(came, draft, source, threads=threads)
             version = draft.commit(info={"account": account.to_dict()})
         return Taken(lake, version, account)
 

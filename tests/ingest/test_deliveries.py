@@ -12,7 +12,6 @@ import pytest
 
 from pipeline.errors import ConfigError, InputError, NotFoundError, StoreError
 from pipeline.ingest.delivery import delivery, hand_over, landed, waiting
-from pipeline.ingest.readers import read_delivery
 
 
 @pytest.fixture
@@ -145,12 +144,6 @@ def test_a_landing_folder_that_cannot_be_written(home, folder):
     home.landing.chmod(0o500)
     with pytest.raises(StoreError, match="cannot be written"):
         hand_over(home, "clinic", folder, as_of=None)
-
-
-def test_an_unknown_format_names_the_known_ones(home, folder):
-    made = hand_over(home, "clinic", folder, as_of=None)
-    with pytest.raises(NotFoundError, match="Known: fhir, table"):
-        read_delivery("fihr", made, None)
 
 
 def test_what_would_be_passed_over_in_silence_is_refused(home, tmp_path):

@@ -17,7 +17,7 @@ from pipeline.ingest.events import build_events, subject_number
 def made(taken, source="test"):
     tables = {n: taken.lake.tables.path(taken.version, n) for n in taken.version.files if n != "quarantine"}
     with taken.lake.tables.draft("events", {"delivery": "d"}) as draft:
-        counts = build_events(tables, draft, source=source)
+        counts = build_events(tables, draft, format="fhir", source=source)
         version = draft.commit(info=counts)
     read = taken.lake.tables.read
     return counts, read(version, "data"), read(version, "subjects"), version

@@ -11,7 +11,8 @@ import pyarrow as pa
 
 from pipeline.features.cohort import Cohort
 from pipeline.features.schema import Column, TableSchema
-from pipeline.features.spec import CohortSpec, SourceSpec
+from pipeline.features.source import SourceSpec
+from pipeline.features.spec import CohortSpec
 from pipeline.features.stored import write_cohort
 from pipeline.generators.base import FitReport
 from pipeline.generators.independent import Independent

@@ -52,8 +52,8 @@ def house(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
             "more.ndjson": claim(TRAINED) + b"\n" + b"".join(patient(f"zz-canary-9{i}00", 1960 + i) for i in range(3)),
         }
         keys = [made.land("hospital", "one", one), made.land("hospital", "two", two)]
-        monkeypatch.setattr(made.book.sources["hospital"], "quarantine_limit", 1.0)
-        (cohorts / "sources.yaml").write_text(SOURCES.replace("made up}", "made up, quarantine_limit: 1}", 1))
+        monkeypatch.setattr(made.book.sources["hospital"], "max_quarantine_rate", 1.0)
+        (cohorts / "sources.yaml").write_text(SOURCES.replace("made up}", "made up, max_quarantine_rate: 1}", 1))
         for key in keys:
             assert made.ingest(key) == ""
         yield made

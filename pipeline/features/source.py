@@ -1,0 +1,107 @@
+"""Where deliveries come from: the sources of `cohorts/sources.yaml` and how the files of each are read.
+
+What is made of a source's deliveries is asked for in a cohort (`spec.py`); the readers are in `ingest/`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Format = Literal["fhir", "table"]
+
+
+class TableReading(BaseModel):
+    """How one plain table of a source is read; only what differs from a CSV with a header has to be said."""
+
+    model_config = ConfigDict(extra="forbid")
+    files: list[str] = Field(
+        min_length=1,
+        description="Patterns (`*`, `?`, without regard to case) of the names of the files that make up the table; a "
+        "member of a ZIP is called `<archive>/<member>`, and `*` matches `/` too. Several files are put one after the "
+        "other.",
+    )
+    header: list[str] | None = Field(
+        default=None, description="Column names of a CSV without a header row; default its first row."
+    )
+    delimiter: str | None = Field(
+        default=None, min_length=1, max_length=1, description="Field delimiter; default found in the header row."
+    )
+    trim: bool = Field(default=False, description="Take blanks around cells away (', ' as separator).")
+    missing: list[str] = Field(
+        default_factory=list, description="Cells that mean 'missing' beside the empty one, such as '?' or 'NA'."
+    )
+    comment: str | None = Field(
+        default=None, min_length=1, max_length=1, description="Lines that start with this character are no rows."
+    )
+    columns: list[str] | None = Field(default=None, description="Columns to keep; default all.")
+
+
+class ValidationSpec(BaseModel):
+    """How thoroughly FHIR resources are held against the models of the standard (fhir.resources)."""
+
+    model_config = ConfigDict(extra="forbid")
+    mode: Literal["sample", "all", "off"] = Field(
+        default="sample", description="A seeded sample of every type and file, every resource, or none."
+    )
+    sample: int = Field(default=200, ge=1, description="Resources of each type and file in mode `sample`.")
+    seed: int = Field(default=0, description="Seed of the sample.")
+    max_failure_rate: float = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        description="Share of validated resources that may fail; above it the check `validation` fails and blocks "
+        "what is made of the delivery.",
+    )
+
+
+class SourceSpec(BaseModel):
+    """Where deliveries come from."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._]{0,39}$", description="Source name; first part of every delivery key."
+    )
+    format: Format = Field(description="Which reader takes its deliveries: raw/<format>.")
+    dates: Literal["real", "shifted", "none"] = Field(
+        default="real", description="May events be cut at the end of a month? Only real dates can."
+    )
+    accumulate: Literal["merge", "replace"] = Field(
+        default="merge",
+        description="Do later deliveries add to earlier ones (newest resource wins) or replace them whole?",
+    )
+    max_quarantine_rate: float = Field(
+        default=0.05, ge=0, le=1, description="Share of quarantined records above which a delivery is refused."
+    )
+    person: str | None = Field(
+        default=None,
+        description="Column that says in every table of a plain-table source who a row belongs to; needed to erase a "
+        "person. The other formats need none: they name their patients.",
+    )
+    split_key: Literal["own", "published"] = Field(
+        default="own",
+        description="Key of the split: the installation's own, or the published one (only for made-up or public data).",
+    )
+    tables: dict[str, TableReading] = Field(
+        default_factory=dict,
+        description="For plain tables: name of each raw table and how its files are read. Where this is given, other "
+        "files of a delivery are not tables; where it is not, every CSV and Parquet file is one, called by its stem.",
+    )
+    validation: ValidationSpec = Field(
+        default_factory=ValidationSpec, description="For FHIR: validation against the models of the standard."
+    )
+    views: list[str] | None = Field(
+        default=None,
+        description="For FHIR: which of the user's ViewDefinitions (folder `views/` beside the cohorts) become raw "
+        "tables; default all.",
+    )
+    description: str = Field(default="", description="For people.")
+
+    @model_validator(mode="after")
+    def _of_its_format(self) -> SourceSpec:
+        if self.tables and self.format != "table":
+            raise ValueError("`tables` is for sources of format table")
+        if self.views is not None and self.format != "fhir":
+            raise ValueError("`views` is for sources of format fhir")
+        return self
