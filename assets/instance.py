@@ -6,7 +6,6 @@ at every start, so deleting COHORTLOOM_HOME/dagster loses history but no deliver
 
 import json
 import os
-import shutil
 import socket
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,6 +19,7 @@ from assets.partitions import DELIVERY, cohort_month_key
 from assets.postgres import settle_storage
 from assets.processes import alive, process_name
 from pipeline.errors import StoreError
+from pipeline.store.disk import write_over
 from pipeline.store.home import Home
 
 if TYPE_CHECKING:
@@ -43,9 +43,7 @@ def prepare_dagster_home(home: Home) -> Path:
     target = home.dagster / "dagster.yaml"
     try:
         if not target.exists():
-            temporary = target.with_name(f".{target.name}.{os.getpid()}")
-            shutil.copyfile(CONFIGURATION, temporary)
-            temporary.replace(target)
+            write_over(target, CONFIGURATION.read_bytes())
         settle_storage(target)
     except OSError as error:
         raise StoreError(f"dagster.yaml cannot be written ({error.strerror}).", where=str(home.dagster)) from error

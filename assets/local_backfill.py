@@ -29,6 +29,7 @@ from assets.instance import close_dead_runs, open_instance
 from assets.processes import pid_of, process_name
 from assets.run import run_cohort
 from pipeline.errors import CohortLoomError, NotFoundError, StoreError, nearest
+from pipeline.store.disk import write_over
 from pipeline.store.home import Home
 from pipeline.workflow.compute import DEFAULT_MEMORY, LEAST_RUN_MEMORY, MEMORY_VARIABLE, Compute, size_of
 from pipeline.workflow.housekeeping import operator
@@ -74,11 +75,9 @@ class LocalBackfill:
             "who": self.who,
             "process": self.process,
         }
-        temporary = file.with_name(f".{file.name}.{os.getpid()}")
         try:
             file.parent.mkdir(exist_ok=True)
-            temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
-            temporary.replace(file)
+            write_over(file, json.dumps(content, indent=1).encode())
         except OSError as error:
             raise StoreError(f"The backfill cannot be kept ({error.strerror}).", where=str(file.parent)) from error
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from pipeline.errors import CohortLoomError, ConfigError
-from pipeline.store.disk import check_space
+from pipeline.store.disk import check_space, write_over
 from pipeline.store.home import Home
 
 URL_VARIABLE = "DAGSTER_PG_URL"
@@ -66,9 +66,7 @@ def settle_storage(configuration: Path) -> None:
     _reach(url)
     os.environ[URL_VARIABLE] = url
     if storage is None:
-        temporary = configuration.with_name(f".{configuration.name}.{os.getpid()}")
-        temporary.write_text(text.rstrip("\n") + "\n" + BLOCK, encoding="utf-8")
-        temporary.replace(configuration)
+        write_over(configuration, (text.rstrip("\n") + "\n" + BLOCK).encode())
 
 
 def with_driver(url: str) -> str:

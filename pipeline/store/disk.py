@@ -13,6 +13,7 @@ import random
 import shutil
 import stat
 import time
+import uuid
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -98,6 +99,20 @@ def write_new(path: Path, data: bytes, *, mode: int = 0o600) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+def write_over(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+    """Replace a small file as a whole, not synced; several threads and processes may do so at once: the last one wins.
+
+    For what can be made again; what must survive a power cut is written by the stores.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+            file.write(data)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def make_folders(path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,7 +99,8 @@ class Home:
                 )
             for part in self.parts:
                 part.mkdir(mode=0o700, exist_ok=True)
-            probe = self.root / f"{PROBE}{os.getpid()}"
+            # Threads of one process look at the same time, too.
+            probe = self.root / f"{PROBE}{uuid.uuid4().hex}"
             probe.write_bytes(b"cohortloom")
             probe.unlink()
         except OSError as error:

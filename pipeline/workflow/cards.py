@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.generators.registry import generator_paths
+from pipeline.store.disk import write_over
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -110,11 +111,9 @@ class _Cache:
 
     def write(self) -> None:
         """Keep the cards; where the folder is read-only they are simply made again next time."""
-        temporary = self.file.with_name(f"{self.file.name}.{os.getpid()}")
         try:
             self.file.parent.mkdir(exist_ok=True)
-            temporary.write_text(json.dumps(self.entries, sort_keys=True), encoding="utf-8")
-            temporary.replace(self.file)
+            write_over(self.file, json.dumps(self.entries, sort_keys=True).encode())
         except OSError as error:
             warnings.warn(f"The cards of the generators could not be kept: {error.strerror}.", stacklevel=2)
 
