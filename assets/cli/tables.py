@@ -1,20 +1,95 @@
-"""Commands on plain tables: fit, sample, evaluate. No Dagster, no COHORTLOOM_HOME, nothing but files."""
+"""Commands on plain tables: schema, fit, sample, evaluate. No Dagster, no COHORTLOOM_HOME, nothing but files."""
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from assets.cli.display import board, next_steps, print_json, progress, say, show
 from pipeline.errors import ConfigError, StoreError, UnsupportedError
 
+if TYPE_CHECKING:
+    from pipeline.features.described import Described
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module to the app."""
+    app.command("schema")(describe)
     app.command()(fit)
     app.command()(sample)
     app.command()(evaluate)
+
+
+def describe(
+    table: Annotated[Path, typer.Argument(help="CSV or Parquet file, plain or gzipped.")],
+    out: Annotated[Path | None, typer.Option(help="Write the TableSchema here as JSON, to be corrected.")] = None,
+    subject: Annotated[
+        str | None, typer.Option(help="Column that identifies the subject; it is no part of the schema.")
+    ] = None,
+    missing: Annotated[
+        list[str] | None, typer.Option(help="A text that means 'missing', such as '?'; repeat for more.")
+    ] = None,
+    as_yaml: Annotated[bool, typer.Option("--yaml", help="Print the section `columns:` of a cohort file.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the TableSchema as JSON.")] = False,
+) -> None:
+    """Say what a table holds: kinds, levels, bounds, grids, suspected codes for missing; write it out."""
+    from pipeline.features.described import columns_yaml, describe_file
+    from pipeline.ingest.table_files import table_name
+
+    found = describe_file(table, subject=subject, missing=missing or [])
+    text = found.schema.model_dump_json(indent=1) + "\n"
+    if out is not None:
+        try:
+            out.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise StoreError(f"The file cannot be written ({error.strerror}).", where=str(out)) from None
+    if as_json:
+        print(text, end="")
+    elif as_yaml:
+        print(columns_yaml(found, table_name(table.name)), end="")
+    else:
+        show(_described(found), title=f"{table.name}: {found.rows:,} rows", as_json=False, empty="")
+    for name, reason in found.refused.items():
+        say(f"left out: '{name}': {reason}")
+    for name in found.named_like_ids:
+        say(f"an identifier? '{name}': name it as --subject, or set its kind to identifier in the schema.")
+    for suspect in found.suspects:
+        say(f"missing? '{suspect.column}': {suspect.sentence()}")
+    codes = sorted({suspect.code for suspect in found.suspects if suspect.code})
+    if codes:
+        say(
+            f"Nothing was changed. If they mean 'missing': --missing CODE here and in fit; for a delivery, "
+            f"missing: {json.dumps(codes)} under its table in sources.yaml."
+        )
+    if out is None:
+        next_steps([f"cohortloom schema {table} --out schema.json   to correct it and use it (--yaml: for a cohort)"])
+    else:
+        given = "".join(f" --missing '{code}'" for code in missing or [])
+        stem = table.name.removesuffix(".gz").rpartition(".")[0]
+        next_steps(
+            [
+                f"cohortloom fit {table} --generator gaussian_copula --schema {out}{given} --out MODEL/",
+                f"beside the file in a delivery, as {stem}.schema.json, its rows are held to it",
+            ]
+        )
+
+
+def _described(found: "Described") -> list[dict[str, Any]]:
+    """A row a column: what was inferred, and no cell."""
+    from pipeline.features.described import grid_words
+
+    return [
+        {
+            "column": column.name,
+            "kind": column.kind,
+            "type": column.dtype,
+            "values": found.different[column.name],
+            "missing": f"{gone / found.rows:.1%}" if (gone := found.absent[column.name]) else "",
+            "grid": grid_words(column),
+        }
+        for column in found.schema.columns
+    ]
 
 
 def fit(
@@ -28,6 +103,9 @@ def fit(
         str | None, typer.Option(help="Column that identifies the subject; a row is a subject if left out.")
     ] = None,
     drop: Annotated[list[str] | None, typer.Option(help="Column to leave out; repeat for more.")] = None,
+    missing: Annotated[
+        list[str] | None, typer.Option(help="A text that means 'missing', such as '?'; repeat for more.")
+    ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="A setting as name=value (YAML); repeat for more.")
     ] = None,
@@ -41,7 +119,7 @@ def fit(
 
     chosen = generator_class(generator)
     model = chosen({"preset": preset, **parse_settings(settings or [])})
-    cohort = cohort_from_file(table, schema_file=schema, subject=subject, drop=drop or [])
+    cohort = cohort_from_file(table, schema_file=schema, subject=subject, drop=drop or [], missing=missing or [])
     for column in cohort.schema.columns:
         if column.kind == "identifier" and column.dtype != "string" and schema is None:
             say(

@@ -5,11 +5,13 @@ What is made of a source's deliveries is asked for in a cohort (`spec.py`); the 
 
 from __future__ import annotations
 
+import codecs
+import re
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Format = Literal["fhir", "table"]
+Format = Literal["fhir", "mimic3", "mimic4", "meds", "table"]
 
 
 class TableReading(BaseModel):
@@ -35,7 +37,28 @@ class TableReading(BaseModel):
     comment: str | None = Field(
         default=None, min_length=1, max_length=1, description="Lines that start with this character are no rows."
     )
-    columns: list[str] | None = Field(default=None, description="Columns to keep; default all.")
+    encoding: str | None = Field(
+        default=None,
+        description="Text encoding as Python calls it (latin-1, windows-1252, utf-16-le, ...); default UTF-8, or what a "
+        "byte-order mark says.",
+    )
+    columns: list[str] | None = Field(default=None, min_length=1, description="Columns to keep; default all.")
+
+    @model_validator(mode="after")
+    def _readable(self) -> TableReading:
+        if self.encoding is not None:
+            try:
+                codecs.getincrementaldecoder(self.encoding)().decode(b"")
+                text = codecs.lookup(self.encoding)._is_text_encoding
+            except LookupError:
+                text = False
+            if not text:
+                raise ValueError(f"there is no text encoding '{self.encoding}'")
+        for what, names in (("header", self.header), ("columns", self.columns)):
+            folded = [name.lower() for name in names or []]
+            if len(set(folded)) < len(folded) or "" in folded:
+                raise ValueError(f"`{what}` repeats a name or holds an empty one")
+        return self
 
 
 class ValidationSpec(BaseModel):
@@ -45,7 +68,12 @@ class ValidationSpec(BaseModel):
     mode: Literal["sample", "all", "off"] = Field(
         default="sample", description="A seeded sample of every type and file, every resource, or none."
     )
-    sample: int = Field(default=200, ge=1, description="Resources of each type and file in mode `sample`.")
+    sample: int = Field(
+        default=25,
+        ge=1,
+        description="Resources of each type and line file in mode `sample`; all JSON documents (bundles) of a delivery "
+        "count as one file.",
+    )
     seed: int = Field(default=0, description="Seed of the sample.")
     max_failure_rate: float = Field(
         default=1.0,
@@ -102,6 +130,9 @@ class SourceSpec(BaseModel):
     def _of_its_format(self) -> SourceSpec:
         if self.tables and self.format != "table":
             raise ValueError("`tables` is for sources of format table")
+        for name in self.tables:
+            if not re.fullmatch(r"[a-z_][a-z0-9_]*", name):
+                raise ValueError(f"table '{name}' must be lower-case letters, digits and _, a letter first")
         if self.views is not None and self.format != "fhir":
             raise ValueError("`views` is for sources of format fhir")
         return self

@@ -25,29 +25,41 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
+    from pyarrow import csv
 
 
+ALWAYS_MISSING = ("NA", "NaN")
+"""Texts that are read as missing in a CSV beside the empty one, as R and pandas write them."""
 _ROWS_TO_TELL, _FEW_CODES = 50, 64
 _LEADING_ZERO = r"^\s*[+-]?0[0-9]"
 """A number written so ("007") is a code; as a number it would lose its zeros."""
 
 
-def read_table(path: Path, schema_path: Path | None = None, *, like: TableSchema | None = None) -> pa.Table:
+def read_table(
+    path: Path, schema_path: Path | None = None, *, like: TableSchema | None = None, missing: Sequence[str] = ()
+) -> pa.Table:
     """A table from a CSV or Parquet file (`.csv .tsv .parquet`, also `.gz`), for the command line.
 
     Args:
         path: the file.
         schema_path: a TableSchema as JSON; the table is then in exactly its columns and types.
         like: without `schema_path`: what is text in this schema is read as text (a CSV's "0.0" stays what it is).
+        missing: texts that mean "missing" in a CSV beside the empty one, NA and NaN.
 
     Raises:
         NotFoundError: there is no such file.
         InputError: the file is not of these formats, cannot be parsed, or does not fit the schema.
     """
     if schema_path is None:
-        return normalise(_read_file(path, like))
+        return normalise(_read_file(path, like, missing))
     schema = read_schema(schema_path)
-    return conform(_read_file(path, schema), schema)
+    return conform(_read_file(path, schema, missing), schema)
+
+
+def read_texts(path: Path) -> pa.Table:
+    """The columns of a file as they are written: of a CSV all of them, of a Parquet file those that are text."""
+    table = _read_file(path, None, texts=True)
+    return table.select([field.name for field in table.schema if pa.types.is_string(field.type)])
 
 
 def cohort_from_file(
@@ -57,6 +69,7 @@ def cohort_from_file(
     schema: TableSchema | None = None,
     subject: str | None = None,
     drop: Sequence[str] = (),
+    missing: Sequence[str] = (),
 ) -> Cohort:
     """A cohort without a split from a CSV or Parquet file, for the command line.
 
@@ -66,6 +79,7 @@ def cohort_from_file(
         schema: the same as an object.
         subject: column that identifies the subject (taken out of the table); a row is a subject if left out.
         drop: columns to leave out.
+        missing: texts that mean "missing", as for `read_table`.
 
     Raises:
         NotFoundError, InputError, ConfigError: as `read_table` and `infer_schema` raise them; no subject column, or
@@ -73,7 +87,7 @@ def cohort_from_file(
     """
     if schema_file is not None:
         schema = read_schema(schema_file)
-    table = _read_file(path, schema)
+    table = _read_file(path, schema, missing)
     if not table.num_rows:
         raise InputError("The table has no rows.", where=str(path))
     for name in drop:
@@ -204,10 +218,12 @@ def take_subject(table: pa.Table, name: str) -> tuple[NDArray[np.str_], pa.Table
     return np.array(ids.to_pylist(), dtype=str), table.drop_columns([name])
 
 
-def _read_file(path: Path, schema: TableSchema | None) -> pa.Table:
-    """All columns of a file; those of the schema are read in its types where the format has none (CSV)."""
+def _read_file(path: Path, schema: TableSchema | None, missing: Sequence[str] = (), *, texts: bool = False) -> pa.Table:
+    """All columns of a file; where the format has no types (CSV), in those of the schema, or all as text (`texts`)."""
     import gzip
     import io
+
+    from pyarrow import csv
 
     if not path.is_file():
         raise NotFoundError("This is a folder." if path.is_dir() else "There is no such file.", where=str(path))
@@ -223,7 +239,8 @@ def _read_file(path: Path, schema: TableSchema | None) -> pa.Table:
         if name.endswith(".parquet"):
             table = read_parquet(io.BytesIO(raw))
         else:
-            table = _read_csv(raw, schema, tabs=name.endswith(".tsv"))
+            options = csv.ParseOptions(delimiter="\t" if name.endswith(".tsv") else ",", newlines_in_values=True)
+            table = _csv_texts(raw, options) if texts else _read_csv(raw, schema, options, missing)
         twice = len(table.column_names) - len(set(table.column_names))
         if not twice:
             return table
@@ -236,7 +253,20 @@ def _read_file(path: Path, schema: TableSchema | None) -> pa.Table:
     raise InputError(problem, where=str(path))  # outside the handlers: Arrow's messages hold cells
 
 
-def _read_csv(raw: bytes, schema: TableSchema | None, *, tabs: bool) -> pa.Table:
+def _csv_texts(raw: bytes, options: csv.ParseOptions) -> pa.Table:
+    """A CSV with all cells as they are written."""
+    import io
+
+    from pyarrow import csv
+
+    names = csv.open_csv(io.BytesIO(raw), parse_options=options).schema.names
+    texts = csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
+    return csv.read_csv(io.BytesIO(raw), parse_options=options, convert_options=texts)
+
+
+def _read_csv(
+    raw: bytes, schema: TableSchema | None, options: csv.ParseOptions, missing: Sequence[str] = ()
+) -> pa.Table:
     """A CSV with the types that its cells have, as text where the schema says text or a number has a leading zero.
 
     Of a schema's types only text is forced on the reader: a whole number that another program wrote as `52.0` is
@@ -250,12 +280,12 @@ def _read_csv(raw: bytes, schema: TableSchema | None, *, tabs: bool) -> pa.Table
     def read(texts: list[str], only: list[str] | None = None) -> pa.Table:
         return csv.read_csv(
             io.BytesIO(raw),
-            parse_options=csv.ParseOptions(delimiter="\t" if tabs else ",", newlines_in_values=True),
+            parse_options=options,
             convert_options=csv.ConvertOptions(
                 column_types=dict.fromkeys(texts, pa.string()),
                 include_columns=only,
                 strings_can_be_null=True,
-                null_values=["", "NA", "NaN"],
+                null_values=["", *ALWAYS_MISSING, *missing],
             ),
         )
 
@@ -275,12 +305,14 @@ def _read_csv(raw: bytes, schema: TableSchema | None, *, tabs: bool) -> pa.Table
 
 
 __all__ = [
+    "ALWAYS_MISSING",
     "as_cohort",
     "check_name",
     "cohort_from_file",
     "likely_identifiers",
     "read_schema",
     "read_table",
+    "read_texts",
     "take_subject",
     "write_table",
 ]

@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import importlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -49,14 +50,35 @@ SYSTEMS: Final[Mapping[str, str]] = {
     "urn:oid:2.16.840.1.113883.12.292": "CVX",
     "urn:oid:2.16.840.1.113883.6.90": "ICD10CM",
     "urn:oid:2.16.840.1.113883.6.103": "ICD9CM",
+    # MIMIC-IV on FHIR has systems of its own, also for codes of known ones.
+    "http://mimic.mit.edu/fhir/mimic/CodeSystem/mimic-diagnosis-icd9": "ICD9CM",
+    "http://mimic.mit.edu/fhir/mimic/CodeSystem/mimic-diagnosis-icd10": "ICD10CM",
+    "http://mimic.mit.edu/fhir/mimic/CodeSystem/mimic-procedure-icd9": "ICD9PROC",
+    "http://mimic.mit.edu/fhir/mimic/CodeSystem/mimic-procedure-icd10": "ICD10PCS",
+    "http://mimic.mit.edu/fhir/mimic/CodeSystem/mimic-d-items": "ITEM",
+    "http://mimic.mit.edu/fhir/mimic/CodeSystem/mimic-d-labitems": "LAB",
+    "http://mimic.mit.edu/fhir/mimic/CodeSystem/mimic-microbiology-test": "MICRO_TEST",
+    "http://mimic.mit.edu/fhir/mimic/CodeSystem/mimic-microbiology-organism": "MICRO_ORG",
+    "http://mimic.mit.edu/fhir/mimic/CodeSystem/mimic-microbiology-antibiotic": "MICRO_AB",
+    "http://mimic.mit.edu/fhir/mimic/CodeSystem/mimic-medication-ndc": "NDC",
+    "http://mimic.mit.edu/fhir/mimic/CodeSystem/mimic-medication-formulary-drug-cd": "FORMULARY",
+    "http://mimic.mit.edu/fhir/mimic/CodeSystem/mimic-medication-name": "DRUG",
 }
 """Short names of code systems; of others the last part of their address is taken, in capitals."""
 
-EVENTS: Final[Mapping[Format, str]] = {"fhir": "pipeline.ingest.fhir_events"}
+EVENTS: Final[Mapping[Format, str]] = {
+    "fhir": "pipeline.ingest.fhir_events",
+    "mimic3": "pipeline.ingest.mimic3_events",
+    "mimic4": "pipeline.ingest.mimic4_events",
+    "meds": "pipeline.ingest.meds_events",
+}
 """Format to the module that says what of its raw tables is an event: `TABLES`, `persons(there)` (SELECTs of the ids of
 all its people, as text, in a column `person`) and `selects(there)` (SELECTs of `person, time, code, numeric_value,
 text_value, unit, encounter_id`), with `there` the names of the tables that are there. Macro `_system` gives the short
-name of a code system. Formats that are not listed have no events."""
+name of a code system, `_coded` SYSTEM//CODE of a system's address and a code. Formats that are not listed have no events.
+
+A module may have two more: `number_of(person)`, where the format numbers its people itself, and `descriptions(there)`
+(SELECTs of `code, description, parent_codes`: what the events' codes mean)."""
 
 _NUMBER: Final = re.compile(r"[1-9]\d{0,17}|0")
 _COLUMNS: Final = "subject_id, time, code, numeric_value, text_value, unit, encounter_id"
@@ -75,7 +97,7 @@ def build_events(
     """Write `data` (MEDS 0.4) and `subjects` (subject_id int64, source_id string) into a draft.
 
     `data` has subject_id int64, time timestamp[us] (naive UTC, null for what has no time), code string,
-    numeric_value float32, text_value large_string, unit string, encounter_id string ('Encounter/<id>'); sorted by
+    numeric_value float32, text_value large_string, unit string, encounter_id string (FHIR: 'Encounter/<id>'); sorted by
     subject_id, time (nulls first), code.
 
     Args:
@@ -102,10 +124,12 @@ def build_events(
     if not used:
         raise InputError("None of these tables can be made into events.", where=", ".join(sorted(tables)) or "no table")
     with connect(used, threads=threads, memory_limit=memory_limit, spill=spill) as connection:
-        subjects = _number_subjects(connection, kinds.persons(set(used)), source)
+        number_of = getattr(kinds, "number_of", partial(subject_number, source))
+        subjects = _number_subjects(connection, kinds.persons(set(used)), number_of)
         draft.add_table("subjects", subjects)
         connection.register("subjects", subjects)
-        connection.execute(_SYSTEM_MACRO).fetchall()
+        for macro in (_SYSTEM_MACRO, _CODED_MACRO):
+            connection.execute(macro).fetchall()
         select = " UNION ALL ".join(kinds.selects(set(used)))
         lost = connection.execute(f"SELECT count(*) FROM ({select}) WHERE person IS NULL").fetchall()[0][0]
         ordered = connection.sql(f"""
@@ -124,6 +148,21 @@ def build_events(
     return {"events": events, "subjects": subjects.num_rows, "without_subject": int(lost)}
 
 
+def code_descriptions(connection: duckdb.DuckDBPyConnection, format: Format) -> list[str]:
+    """SELECTs of `code, description, parent_codes` over the raw tables of a connection: what the events' codes mean.
+
+    Empty where the format says nothing of its codes.
+    """
+    describe = getattr(importlib.import_module(EVENTS[format]), "descriptions", None)
+    if describe is None:
+        return []
+    for macro in (_SYSTEM_MACRO, _CODED_MACRO):
+        connection.execute(macro).fetchall()
+    there = {row[0] for row in connection.execute("SELECT DISTINCT table_name FROM duckdb_columns()").fetchall()}
+    selects: list[str] = describe(there)
+    return selects
+
+
 def subject_number(source: str, source_id: str) -> int:
     """The subject_id of a patient: the source's number where the id is one, else 63 bits of SHA-256."""
     if _NUMBER.fullmatch(source_id):
@@ -132,12 +171,14 @@ def subject_number(source: str, source_id: str) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def _number_subjects(connection: duckdb.DuckDBPyConnection, persons: list[str], source: str) -> Any:
+def _number_subjects(
+    connection: duckdb.DuckDBPyConnection, persons: list[str], number_of: Callable[[str], int]
+) -> Any:
     """All patients that are there or are pointed to, with their numbers, sorted by number."""
     import pyarrow as pa
 
     ids = [row[0] for row in connection.execute(" UNION ".join(persons)).fetchall()]
-    numbered = sorted((subject_number(source, source_id), source_id) for source_id in ids)
+    numbered = sorted((number_of(source_id), source_id) for source_id in ids)
     clashes = sum(1 for one, two in pairwise(numbered) if one[0] == two[0])
     if clashes:
         raise InputError(
@@ -159,3 +200,7 @@ def _short_names() -> str:
 
 
 _SYSTEM_MACRO: Final = _short_names()
+# ICD codes are written with and without their dot, in capitals and not: here in one way, whatever they come from.
+_CODED_MACRO: Final = """CREATE OR REPLACE MACRO _coded(s, c) AS _system(s) || '//' ||
+    CASE WHEN _system(s) IN ('ICD9CM', 'ICD9PROC', 'ICD10', 'ICD10CM', 'ICD10PCS')
+    THEN upper(replace(trim(c), '.', '')) ELSE c END"""

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import IO
 
 CHUNK = 1 << 20
-LINE_LIMIT = 32 * 1024 * 1024
-"""Longest line (bytes) that is read as a record: what DuckDB's JSON reader takes with its default buffers."""
+LINE_LIMIT = 64 * 1024 * 1024
+"""Longest line (bytes) that is read as a record. Lines longer than DuckDB's default object size are split first."""
 BOM = b"\xef\xbb\xbf"
 
 

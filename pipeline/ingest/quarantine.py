@@ -24,23 +24,57 @@ REASONS: Final[Mapping[str, str]] = {
     "not_json": "the line, entry or file is not valid JSON",
     "invalid_utf8": "bytes that are not UTF-8",
     "gzip_truncated": "the gzip ends early or is damaged; what stands before was read",
-    "too_long": "a record longer than 32 MiB",
+    "too_long": "a line longer than 64 MiB, or a JSON document of more than 128 MiB",
     "not_a_resource": "JSON, but not an object",
     "no_resource": "a bundle entry without a resource",
+    "deletes_nothing": "a deletion that names no single resource",
+    "other_version": "a record of a FHIR version that is not read",
     "no_resource_type": "a resource without resourceType",
     "no_id": "a resource without id",
     "wrong_type": "a field has another type than FHIR R4 or the schema says",
     "value_not_a_number": "a quantity whose value is not a number",
     "invalid_date": "a date or time that does not exist or is not written as FHIR says",
+    "fails_validation": "a resource in which another kind of JSON stands than FHIR R4 has there (found by validation)",
     "refused_by_reader": "the reader refused the record for a reason of its own (for instance a repeated key)",
     "wrong_field_count": "a row with more or fewer fields than the header",
     "missing_value": "an empty cell in a column that the schema declares not nullable",
+    "repeated_key": "a row with the key of an earlier row and other content",
+    "repeated_header": "a row that repeats the column names, as where files were put one after the other",
+    "not_utf8": "a table in another encoding than UTF-8, which has to be declared",
+    "no_header": "a table without a row of column names",
+    "too_many_columns": "a table with more columns than are read, or with line ends that are none",
+    "other_columns": "a file with other columns than its table has, or without one that is asked for",
+    "name_clash": "a file whose table would have the name of another one",
+    "not_parquet": "a Parquet file that is damaged, or none",
+    "bad_archive": "a ZIP archive or member that is damaged or packed in a way that is not known",
+    "encrypted": "a member of an archive that is encrypted",
+    "nested_archive": "an archive in an archive",
+    "unsafe_name": "a member of an archive whose name leads out of it",
+    "too_large": "an archive that would unpack to far more than is likely",
 }
 """The fixed vocabulary of reasons, in words."""
-_UNREADABLE: Final = {"not_json", "invalid_utf8", "gzip_truncated"}
+_UNREADABLE: Final = {
+    "not_json",
+    "too_long",
+    "invalid_utf8",
+    "gzip_truncated",
+    "not_utf8",
+    "no_header",
+    "too_many_columns",
+    "other_columns",
+    "name_clash",
+    "not_parquet",
+    "bad_archive",
+    "encrypted",
+    "nested_archive",
+    "unsafe_name",
+    "too_large",
+}
 """Reasons under which one row of the quarantine may stand for a whole file."""
 
-_TABLE_LIKE: Final = {".ndjson", ".jsonl", ".csv", ".tsv", ".parquet", ".pq"}
+MOST_REJECTS: Final = 1_000_000
+"""Bad records of one file that are listed; a file with more is refused, whatever the limit of the source."""
+_TABLE_LIKE: Final = {".ndjson", ".jsonl", ".csv", ".tsv", ".parquet", ".pq", ".zip", ".data", ".test"}
 _KNOWN_KINDS: Final = {
     ".txt",
     ".md",
@@ -113,6 +147,25 @@ def public_kind(file: str) -> str:
     """The kind of a file that no reader takes, for messages: its ending where that is a common one."""
     suffix = PurePosixPath(file.lower().removesuffix(".gz")).suffix
     return suffix if suffix in _KNOWN_KINDS else "(other)"
+
+
+def refuse_many(count: int, file: str) -> None:
+    """Refuse a delivery of which a file has more bad records than a list of them can hold in memory.
+
+    Args:
+        count: Bad records of the file so far.
+        file: Path in the delivery.
+
+    Raises:
+        InputError: There are more than `MOST_REJECTS`.
+    """
+    if count > MOST_REJECTS:
+        raise InputError(
+            f"More than {MOST_REJECTS:,} records of one file cannot be used.",
+            where=public_name(file),
+            todo="Nothing was taken. So many faults are one fault of the whole file (its format, its delimiter, how it writes "
+            "dates): mend that.",
+        )
 
 
 def check_limit(account: Account, records: Iterable[Rejected], limit: float) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
 from pipeline.ingest.reading import Reading
+from pipeline.store.connection import engine_fault
 from pipeline.store.home import Home
 
 if TYPE_CHECKING:
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 READERS: Final[Mapping[Format, str]] = {
     "fhir": "pipeline.ingest.fhir:read_fhir",
+    "mimic3": "pipeline.ingest.mimic:read_mimic3",
+    "mimic4": "pipeline.ingest.mimic:read_mimic4",
+    "meds": "pipeline.ingest.meds_dataset:read_meds",
     "table": "pipeline.ingest.tables:read_tables",
 }
 """Format to module and function; imported when first used."""
@@ -46,8 +50,16 @@ def read_delivery(
         InputError: Empty delivery, another FHIR version, no table that can be read, too many quarantined records.
         StoreError: No space.
     """
+    import duckdb
+
     root = delivery.folder.parents[2]
     spill = Home(root).spill if delivery.folder == Home(root).landing / delivery.source / delivery.name else None
     module, _, name = READERS[source.format].partition(":")
     read: Reader = getattr(importlib.import_module(module), name)
-    return read(delivery, draft, Reading(source, threads, memory_limit, spill))
+    try:
+        return read(delivery, draft, Reading(source, threads, memory_limit, spill))
+    except duckdb.Error as error:
+        fault = engine_fault(error, delivery.key)
+        if fault is None:
+            raise
+    raise fault

@@ -1,58 +1,48 @@
-"""Plain tables to raw tables: CSV and Parquet, plain or gzipped, one or several in a delivery.
+"""Plain tables to raw tables: CSV and Parquet, plain, gzipped or in ZIP archives, one or several files a table.
 
-A CSV is first read by DuckDB, strictly and as text; where that raises, `csv_rows` reads it row by row. Types are then
-found over the whole file (or taken from `<stem>.schema.json` beside it) and cast; a row that does not fit a declared
-schema goes to the quarantine. What is empty is missing. FHIR is not read here.
+A CSV is first read by DuckDB, strictly and as text; where that raises, `csv_rows` reads it row by row. Types are found
+over all rows of a table (or taken from `<stem>.schema.json` beside the file) and cast. A row that does not fit and a
+file that cannot be used go to the quarantine; the others are read. FHIR is not read here.
 """
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import ConfigError, InputError
 from pipeline.ingest.account import Account
-from pipeline.ingest.csv_rows import Header, read_header, tolerant_rows
-from pipeline.ingest.lines import ByteSource, survey
-from pipeline.ingest.quarantine import Rejected, check_limit, public_kind, quarantine_table
+from pipeline.ingest.delivered_files import DeliveredFile, files_by_outcome, files_table, outcome_of
+from pipeline.ingest.quarantine import Rejected, check_limit, public_kind, public_name, quarantine_table, refuse_many
+from pipeline.ingest.table_files import (
+    CSV_SUFFIXES,
+    PARQUET_SUFFIXES,
+    SCHEMA_SUFFIX,
+    Assigned,
+    TableFile,
+    assign_files,
+    is_parquet,
+    table_name,
+)
+from pipeline.ingest.table_parts import CsvPart, ParquetPart, Part, open_csv, open_parquet
+from pipeline.ingest.table_types import Casts, declared_casts, found_casts
+from pipeline.ingest.unusable import UnusableFileError
 from pipeline.store.connection import connect, identifier, literal
 
 if TYPE_CHECKING:
     import duckdb
 
     from pipeline.features.schema import TableSchema
+    from pipeline.features.source import TableReading
     from pipeline.ingest.delivery import Delivery
     from pipeline.ingest.reading import Reading
     from pipeline.store.draft import Draft
 
-CSV_SUFFIXES = (".csv", ".tsv")
-PARQUET_SUFFIXES = (".parquet", ".pq")
-SCHEMA_SUFFIX = ".schema.json"
 _PARQUET = "(FORMAT parquet, COMPRESSION zstd)"
-
-# DuckDB type of a declared dtype, and what its text must look like (DuckDB's casts alone would take '1_000' or 'yes').
-_DECLARED = {
-    "float64": ("DOUBLE", r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?"),
-    "float32": ("FLOAT", r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?"),
-    "int64": ("BIGINT", r"[+-]?\d+(\.0+)?"),
-    "int32": ("INTEGER", r"[+-]?\d+(\.0+)?"),
-    "bool": ("BOOLEAN", r"(?i)true|false|0|1|t|f|yes|no|y|n"),
-    "string": ("VARCHAR", None),
-    "timestamp[us]": ("TIMESTAMP", r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:?\d\d)?)?"),
-    "date32[day]": ("DATE", r"\d{4}-\d\d-\d\d"),
-}
-# Inferred types, tried in this order; a leading zero keeps a code a text ("007").
-_INFERRED = (
-    ("BIGINT", r"-?(0|[1-9]\d*)"),
-    ("DOUBLE", r"-?(0|[1-9]\d*|\d*\.\d+|[1-9]\d*\.|0\.)([eE][+-]?\d+)?"),
-    ("BOOLEAN", r"(?i)true|false"),
-    ("DATE", r"\d{4}-\d\d-\d\d"),
-    ("TIMESTAMP", _DECLARED["timestamp[us]"][1]),
-)
 
 
 @dataclass
@@ -64,13 +54,45 @@ class _Work:
     scratch: Path
     account: Account = field(default_factory=Account)
     rejects: list[Rejected] = field(default_factory=list)
-    tables: dict[str, str] = field(default_factory=dict)
+    files: list[DeliveredFile] = field(default_factory=list)
+    unusable: list[UnusableFileError] = field(default_factory=list)
+
+    def note(self, part: Part, rejects: Sequence[Rejected]) -> None:
+        """Enter a file that was read."""
+        self.rejects += rejects
+        for record in rejects:
+            self.account.quarantined[record.reason] = self.account.quarantined.get(record.reason, 0) + 1
+        self.account.in_ += part.records
+        self.account.files += 1
+        self.account.bytes += part.bytes
+        taken = part.records - len(rejects)
+        outcome = outcome_of(taken=taken, not_modelled=0, not_clinical=0, quarantined=len(rejects))
+        reasons = ",".join(sorted({record.reason for record in rejects}))
+        name, form = part.file.name, part.form
+        self.files.append(DeliveredFile(name, form, part.records, taken, 0, len(rejects), outcome, reasons))
+
+    def set_aside(self, file: TableFile, table: str, error: UnusableFileError) -> None:
+        """Quarantine a file as a whole: one record, whatever it holds."""
+        size = file.size()
+        self.unusable.append(error)
+        if not size:  # nothing in it is nothing lost
+            self.files.append(DeliveredFile(file.name, "other", 0, 0, 0, 0, "empty"))
+            return
+        self.rejects.append(Rejected(file.name, 0, table, error.reason, file.sha256(), size))
+        account = self.account
+        account.quarantined[error.reason] = account.quarantined.get(error.reason, 0) + 1
+        account.in_ += 1
+        account.files += 1
+        account.bytes += size
+        account.info.setdefault("unusable_files", {})[public_name(file.name)] = error.what
+        self.files.append(DeliveredFile(file.name, "other", 1, 0, 0, 1, "quarantined", error.reason))
 
 
 def read_tables(delivery: Delivery, draft: Draft, reading: Reading) -> Account:
-    """Read the CSV and Parquet files of a delivery into `draft`, one table a file, and `quarantine`.
+    """Read the CSV and Parquet files of a delivery into `draft`, with `quarantine` and `delivered_files`.
 
-    A table is called by its file's stem in lower case, other characters than a-z, 0-9 as `_`.
+    Which files are which table, and how they are read, is said by the source's `tables`; else every file is a table
+    called by its stem in lower case, other characters than a-z, 0-9 as `_`.
 
     Args:
         delivery: The delivery.
@@ -78,285 +100,230 @@ def read_tables(delivery: Delivery, draft: Draft, reading: Reading) -> Account:
         reading: The source's settings and what may be used.
 
     Raises:
-        InputError: No table or no row, a header that is missing or repeats names, a Parquet file that cannot be
-            read, two files with one table name, too many quarantined rows.
+        InputError: No table that can be used, no row, too many quarantined rows (or bytes of files).
         ConfigError: A schema file that is not a TableSchema.
         StoreError: No space.
     """
     scratch = draft.folder("reading")
-    files = dict(delivery.files())
+    settings = reading.source.tables
     try:
         with connect({}, threads=reading.threads, memory_limit=reading.memory_limit, spill=reading.spill) as connection:
             work = _Work(connection, draft, scratch)
-            others: Counter[str] = Counter()
-            for file, path in files.items():
-                bare = file.lower().removesuffix(".gz")
-                if bare.endswith(CSV_SUFFIXES):
-                    _read_csv(work, file, path, _schema(files, file))
-                elif bare.endswith(PARQUET_SUFFIXES):
-                    _read_parquet(work, file, path)
-                elif not bare.endswith(SCHEMA_SUFFIX):
-                    others[public_kind(file)] += 1
-        account = work.account
-        account.info["other_files"] = dict(sorted(others.items()))
+            assigned = assign_files(delivery.files(), settings)
+            for file, error in assigned.refused:
+                work.set_aside(file, "", error)
+            for name, files in assigned.tables.items():
+                _read_table(work, name, files, settings.get(name), assigned)
+        _note_others(work, assigned, [name for name in settings if name not in work.account.taken])
         _close(work)
         draft.add_table("quarantine", quarantine_table(work.rejects))
-        check_limit(account, work.rejects, reading.source.max_quarantine_rate)
+        draft.add_table("delivered_files", files_table(work.files))
+        check_limit(work.account, work.rejects, reading.source.max_quarantine_rate)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return account
+    return work.account
 
 
-def table_name(file: str) -> str:
-    """The table's name of a file: its stem, lower case, `[a-z0-9_]`, not starting with a digit."""
-    stem = Path(re.sub(r"(?i)\.gz$", "", file)).stem.lower()
-    name = re.sub(r"[^a-z0-9_]+", "_", stem).strip("_") or "table"
-    return f"t_{name}" if name[0].isdigit() else name
+def _read_table(
+    work: _Work, name: str, files: list[TableFile], settings: TableReading | None, assigned: Assigned
+) -> None:
+    """All files of one table."""
+    folder = work.scratch / name
+    folder.mkdir()
+    schema = _schema(name, files, assigned, folder)
+    parts: list[Part] = []
+    for number, file in enumerate(files):
+        try:
+            parts.append(_open(work, file, folder / str(number), settings, schema))
+        except UnusableFileError as error:
+            work.set_aside(file, name, error)
+    parts = _alike(work, name, parts)
+    if parts:
+        target = work.draft.file(f"{name}.parquet")
+        csv = [part for part in parts if isinstance(part, CsvPart)]
+        if not csv:
+            _write_parquet(work, [part for part in parts if isinstance(part, ParquetPart)], target)
+        elif csv := _loaded(work, name, csv, settings):
+            _write_csv(work, name, csv, settings, schema, target)
+            _note_columns(work, name, csv, schema)
+        if target.exists():
+            ((taken,),) = work.connection.execute(f"SELECT count(*) FROM read_parquet({literal(target)})").fetchall()
+            work.account.taken[name] = int(taken)
+    shutil.rmtree(folder)
 
 
-def _new_table(work: _Work, file: str) -> str:
-    """Register the table of a file; raises where its name is taken."""
-    name = table_name(file)
-    if name in work.tables or name == "quarantine":
-        raise InputError(
-            f"Two files of the delivery would be the table '{name}'."
-            if name in work.tables
-            else "'quarantine' is the name of a table of every delivery.",
-            where=file,
-            todo="Rename one of them.",
-        )
-    work.tables[name] = file
-    work.account.files += 1
-    return name
+def _open(
+    work: _Work, file: TableFile, scratch: Path, settings: TableReading | None, schema: TableSchema | None
+) -> Part:
+    scratch.mkdir()
+    path = file.unpacked(scratch / "member")
+    if is_parquet(file, path):
+        return open_parquet(work.connection, file, path, scratch, settings)
+    return open_csv(file, path, scratch, settings, schema)
 
 
-def _schema(files: dict[str, Path], file: str) -> TableSchema | None:
-    """The TableSchema beside a file (`<stem>.schema.json`), if there is one."""
-    stem = re.sub(r"(?i)\.(csv|tsv)(\.gz)?$", "", file)
-    path = files.get(f"{stem}{SCHEMA_SUFFIX}")
-    if path is None:
+def _alike(work: _Work, name: str, parts: list[Part]) -> list[Part]:
+    """The files with the columns that most of them have; the others are set aside, as are those of another form."""
+    if len(parts) < 2:
+        return parts
+    kinds = [(part.form, frozenset(part.kinds.items())) for part in parts]
+    chosen = Counter(kinds).most_common(1)[0][0]  # the first of several that are as frequent
+    first = parts[kinds.index(chosen)]
+    kept: list[Part] = []
+    for part, kind in zip(parts, kinds, strict=True):
+        if kind == chosen:
+            kept.append(part)
+            continue
+        what = _difference(name, part, first, alone=kinds.count(chosen) == 1)
+        work.set_aside(part.file, name, UnusableFileError("other_columns", what, where=part.file.name))
+    return kept
+
+
+def _difference(name: str, part: Part, first: Part, *, alone: bool) -> str:
+    """What is other in a file than in most files of its table.
+
+    Only names that several files have are said: what stands in the first line of one file alone may be its first row.
+    """
+    if part.kinds == first.kinds:
+        return f"It is {part.form}, and most files of the table '{name}' are {first.form}."
+    other = [column for column, kind in first.kinds.items() if part.kinds.get(column) != kind]
+    own = len(part.kinds.keys() - first.kinds.keys())
+    said = f"{len(other)} columns" if alone else ", ".join(other[:6]) + " and more" * (len(other) > 6)
+    lacks = f": {said or 'none'} of theirs it has not, or in another type, and {own} it has of its own"
+    return f"It has other columns than most files of the table '{name}'{lacks}."
+
+
+def _loaded(work: _Work, name: str, parts: list[CsvPart], settings: TableReading | None) -> list[CsvPart]:
+    """The files whose rows could be read as text."""
+    names = list(parts[0].kinds)
+    loaded = []
+    for part in parts:
+        try:
+            part.load(work.connection, names, settings, name)
+        except UnusableFileError as error:
+            work.set_aside(part.file, name, error)
+        else:
+            loaded.append(part)
+    return loaded
+
+
+def _write_csv(
+    work: _Work,
+    name: str,
+    parts: list[CsvPart],
+    settings: TableReading | None,
+    schema: TableSchema | None,
+    target: Path,
+) -> None:
+    """Types, then the table."""
+    run = work.connection.execute
+    names = list(parts[0].kinds)
+    if schema is not None:
+        casts = declared_casts(schema, {column: f"c{place}" for place, column in enumerate(names)})
+    else:
+        casts = found_casts(work.connection, [part.relation for part in parts], names)
+    for part in parts:
+        misfits = _misfits(work, name, part, casts, names, settings)  # may read the file anew, and set rows aside
+        part.rejects += misfits
+        work.note(part, part.rejects)
+    if tolerant := sum(part.lined for part in parts):
+        work.account.info["tolerant_files"] = work.account.info.get("tolerant_files", 0) + tolerant
+    good = " UNION ALL ".join(f"SELECT {casts.select} FROM {part.relation} WHERE {casts.good}" for part in parts)
+    run(f"COPY ({good}) TO {literal(target)} {_PARQUET}").fetchall()
+    for part in parts:
+        run(f"DROP TABLE {part.relation}").fetchall()
+
+
+def _misfits(
+    work: _Work, name: str, part: CsvPart, casts: Casts, names: list[str], settings: TableReading | None
+) -> list[Rejected]:
+    """The rows of a file that do not fit the declared schema; the file is read again where their lines are not known."""
+    wrong = f"FROM {part.relation} WHERE NOT ({casts.good})"
+    ((number,),) = work.connection.execute(f"SELECT count(*) {wrong}").fetchall()
+    if not number:
+        return []
+    refuse_many(number, part.file.name)
+    if not part.lined:
+        part.load_rows(work.connection, names, settings, name)
+    rows = work.connection.execute(f"SELECT line, sha256, bytes, {casts.reason} {wrong} ORDER BY line").fetchall()
+    return [Rejected(part.file.name, line, name, reason, sha, size) for line, sha, size, reason in rows]
+
+
+def _write_parquet(work: _Work, parts: list[ParquetPart], target: Path) -> None:
+    """The readable copies, one after the other."""
+    names = ", ".join(identifier(column) for column in parts[0].kinds)
+    every = " UNION ALL ".join(f"SELECT {names} FROM read_parquet({literal(part.copy)})" for part in parts)
+    work.connection.execute(f"COPY ({every}) TO {literal(target)} {_PARQUET}").fetchall()
+    for part in parts:
+        work.note(part, [])
+
+
+def _schema(table: str, files: list[TableFile], assigned: Assigned, scratch: Path) -> TableSchema | None:
+    """The TableSchema beside a file of the table (`<stem>.schema.json` or `<table>.schema.json`), if there is one."""
+    wanted = [f"{_stem(file)}{SCHEMA_SUFFIX}" for file in files]
+    named = [name for name in assigned.schemas if name.rpartition("/")[2] == f"{table}{SCHEMA_SUFFIX}"]
+    there = [name for name in (*wanted, *named) if name in assigned.schemas]
+    if not there:
         return None
     from pydantic import ValidationError
 
     from pipeline.features.schema import TableSchema
 
+    file = assigned.schemas[there[0]]
     try:
-        return TableSchema.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ConfigError(
-            f"This is not a TableSchema ({error.error_count()} faults; the first: {first['msg']}).",
-            where=f"{stem}{SCHEMA_SUFFIX}, {'.'.join(map(str, first['loc'])) or 'whole file'}",
-        ) from None
+        return TableSchema.model_validate_json(file.unpacked(scratch / "schema").read_bytes())
+    except ValidationError as error:  # it holds what stands in the file, so it goes no further
+        faults = error.error_count()
+        place = ".".join(str(part)[:40] for part in error.errors()[0]["loc"])
+    raise ConfigError(f"This is not a TableSchema ({faults} faults).", where=f"{file.name}, {place or 'whole file'}")
 
 
-def _read_csv(work: _Work, file: str, path: Path, schema: TableSchema | None) -> None:
-    """One CSV file: text columns first, then types."""
-    import duckdb
+def _stem(file: TableFile) -> str:
+    suffixes = (*CSV_SUFFIXES, *PARQUET_SUFFIXES)
+    return next((file.bare.removesuffix(s) for s in suffixes if file.bare.endswith(s)), file.bare)
 
-    name = _new_table(work, file)
-    found = survey(path, work.scratch / f"{name}.csv")
-    work.account.bytes += found.bytes
-    header = read_header(found.plain, file)
-    if schema is not None:
-        missing = [c.name for c in schema.columns if c.name not in header.names]
-        if missing:
-            raise InputError(
-                f"{len(missing)} columns of the schema are not in the file: {', '.join(missing[:5])}.", where=file
-            )
-    run = work.connection.execute
-    run("DROP TABLE IF EXISTS csv_rows").fetchall()
-    rows: int | None = None
-    if not found.cut:
-        try:
-            run(f"CREATE TABLE csv_rows AS SELECT * FROM {_strict_csv(found.plain, header)}").fetchall()
-            rows = _count(work, "csv_rows")
-        except duckdb.Error as error:  # its message quotes the row, so it goes no further
-            if isinstance(error, duckdb.OutOfMemoryException | duckdb.IOException):
-                raise
-    if rows is not None and header.quotes is False and rows != found.records - 1:
-        rows = None
-    fits = _casts(work, header, schema) if rows is not None else None
-    if rows is None or (fits is not None and fits.bad):
-        rows = _tolerant(work, name, file, found.plain, header, cut=found.cut)
-        fits = _casts(work, header, schema)
-        if fits.bad:
-            _set_aside(work, name, file, fits)
-    assert fits is not None
-    target = work.draft.file(f"{name}.parquet")
-    order = "ORDER BY _line" if fits.lined else ""
-    where = f"WHERE {fits.good}" if fits.bad else ""
-    run(f"COPY (SELECT {fits.select} FROM csv_rows {where} {order}) TO {literal(target)} {_PARQUET}").fetchall()
-    work.account.in_ += rows
-    work.account.taken[name] = _count(work, f"read_parquet({literal(target)})")
-    extra = [column for column in header.names if schema is not None and column not in schema.names]
+
+def _note_columns(work: _Work, name: str, parts: list[CsvPart], schema: TableSchema | None) -> None:
+    """What people should know of the columns: names that were given, and columns that the schema does not speak of."""
+    renamed = sorted({column for part in parts for column in part.header.renamed})
+    if renamed:
+        work.account.info.setdefault("renamed_columns", {})[name] = renamed
+    extra = sorted({c for part in parts for c in part.header.names if schema is not None and c not in schema.names})
     if extra:
-        work.account.info.setdefault("columns_not_in_schema", {})[name] = sorted(extra)
+        work.account.info.setdefault("columns_not_in_schema", {})[name] = extra
 
 
-def _strict_csv(path: Path, header: Header) -> str:
-    """DuckDB's reader with every option given, all columns as text."""
-    columns = ", ".join(f"{literal(column)}: 'VARCHAR'" for column in header.names)
-    return (
-        f"read_csv({literal(path)}, auto_detect = false, header = true, delim = {literal(header.delimiter)}, "
-        f"quote = '\"', escape = '\"', nullstr = '', strict_mode = true, null_padding = false, compression = 'none', "
-        f"hive_partitioning = false, max_line_size = 16777216, columns = {{{columns}}})"
-    )
-
-
-@dataclass
-class _Casts:
-    """How the text columns of `csv_rows` become typed ones.
-
-    Attributes:
-        select: Expressions of the typed columns.
-        good: Condition of the rows that fit.
-        reason: Expression giving why a row does not fit.
-        bad: Number of rows that do not.
-        lined: Do the rows know their line?
-    """
-
-    select: str
-    good: str
-    reason: str
-    bad: int
-    lined: bool
-
-
-def _casts(work: _Work, header: Header, schema: TableSchema | None) -> _Casts:
-    """Casts from the schema, or found over all rows."""
-    lined = any(row[0] == "_line" for row in work.connection.execute("DESCRIBE csv_rows").fetchall())
-    if schema is None:
-        types = _infer(work, header.names)
-        select = ", ".join(
-            f"{_cast(identifier(c), t)} AS {identifier(c)}" for c, t in zip(header.names, types, strict=True)
-        )
-        return _Casts(select, "TRUE", "''", 0, lined)
-    parts, wrong, absent = [], [], []
-    for column in schema.columns:
-        text = identifier(column.name)
-        sql, pattern = _DECLARED[column.dtype]
-        cast = _cast(text, sql)
-        parts.append(f"{cast} AS {text}")
-        if pattern is not None:
-            finite = f" OR NOT isfinite({cast})" if sql in ("DOUBLE", "FLOAT") else ""
-            match = f"regexp_full_match(trim({text}), {literal(pattern)})"
-            wrong.append(f"({text} IS NOT NULL AND (NOT {match} OR {cast} IS NULL{finite}))")
-        if not column.nullable:
-            absent.append(f"{text} IS NULL")
-    bad_type, missing = " OR ".join(wrong) or "FALSE", " OR ".join(absent) or "FALSE"
-    reason = f"CASE WHEN {bad_type} THEN 'wrong_type' WHEN {missing} THEN 'missing_value' END"
-    good = f"NOT (({bad_type}) OR ({missing}))"
-    return _Casts(", ".join(parts), good, reason, _count(work, f"csv_rows WHERE NOT {good}"), lined)
-
-
-def _cast(text: str, sql: str) -> str:
-    """Text to a type, NULL where it does not fit; times with an offset become UTC, as a plain cast would drop it."""
-    if sql == "VARCHAR":
-        return text
-    if sql == "TIMESTAMP":
-        return f"make_timestamp(epoch_us(TRY_CAST(trim({text}) AS TIMESTAMPTZ)))"
-    if sql in ("BIGINT", "INTEGER"):  # "63.0" is 63, and no other fraction comes here
-        return f"coalesce(TRY_CAST(trim({text}) AS {sql}), TRY_CAST(split_part(trim({text}), '.', 1) AS {sql}))"
-    if sql == "BOOLEAN":
-        return (
-            f"CASE WHEN lower(trim({text})) IN ('true', 't', 'yes', 'y', '1') THEN TRUE "
-            f"WHEN {text} IS NOT NULL THEN FALSE END"
-        )
-    return f"TRY_CAST(trim({text}) AS {sql})"
-
-
-def _infer(work: _Work, names: list[str]) -> list[str]:
-    """The narrowest type that every value of a column fits, over the whole file; each distinct value is tried once."""
-    types = []
-    for name in names:
-        text = identifier(name)
-        tests = []
-        for sql, pattern in _INFERRED:
-            finite = f" AND isfinite(TRY_CAST(trim({text}) AS DOUBLE))" if sql == "DOUBLE" else ""
-            fits = (
-                f"regexp_full_match(trim({text}), {literal(str(pattern))}) AND {_cast(text, sql)} IS NOT NULL{finite}"
-            )
-            tests.append(f"coalesce(bool_and({fits}), FALSE)")
-        ((*answers,),) = work.connection.execute(
-            f"SELECT {', '.join(tests)} FROM (SELECT DISTINCT {text} FROM csv_rows WHERE {text} IS NOT NULL)"
-        ).fetchall()
-        types.append(next((sql for (sql, _), fits in zip(_INFERRED, answers, strict=True) if fits), "VARCHAR"))
-    return types
-
-
-def _tolerant(work: _Work, name: str, file: str, plain: Path, header: Header, *, cut: bool) -> int:
-    """Read row by row into `csv_rows` with the line of each; gives the number of records found."""
-    clean = work.scratch / f"{name}.rows.parquet"
-    result = tolerant_rows(plain, header, clean, file=file, table=name, cut=cut)
-    _reject(work, result.rejects)
-    work.connection.execute("DROP TABLE IF EXISTS csv_rows").fetchall()
-    work.connection.execute(f"CREATE TABLE csv_rows AS SELECT * FROM read_parquet({literal(clean)})").fetchall()
-    work.account.info["tolerant_files"] = work.account.info.get("tolerant_files", 0) + 1
-    return result.records
-
-
-def _set_aside(work: _Work, name: str, file: str, fits: _Casts) -> None:
-    """Quarantine the rows that do not fit the declared schema."""
-    rows = work.connection.execute(
-        f"SELECT _line, _sha256, _bytes, {fits.reason} FROM csv_rows WHERE NOT {fits.good} ORDER BY _line"
-    ).fetchall()
-    _reject(work, [Rejected(file, line, name, reason, sha, size) for line, sha, size, reason in rows])
-
-
-def _reject(work: _Work, found: list[Rejected]) -> None:
-    work.rejects.extend(found)
-    for record in found:
-        work.account.quarantined[record.reason] = work.account.quarantined.get(record.reason, 0) + 1
-
-
-def _count(work: _Work, relation: str) -> int:
-    ((number,),) = work.connection.execute(f"SELECT count(*) FROM {relation}").fetchall()
-    return int(number)
-
-
-def _read_parquet(work: _Work, file: str, path: Path) -> None:
-    """One Parquet file, copied through DuckDB so that only whole, readable files come in."""
-    import duckdb
-
-    name = _new_table(work, file)
-    source = ByteSource(path)
-    if source.gzipped:
-        plain = work.scratch / f"{name}.source.parquet"
-        with plain.open("wb") as out:
-            for chunk in source.chunks():
-                out.write(chunk)
-        if source.cut:
-            raise InputError("The gzip ends before its end, and half a Parquet file cannot be read.", where=file)
-    else:
-        plain = path
-    work.account.bytes += plain.stat().st_size
-    reader = f"read_parquet({literal(plain)}, hive_partitioning = false, file_row_number = false)"
-    target = work.draft.file(f"{name}.parquet")
-    rows = -1
-    try:
-        rows = _count(work, reader)
-        work.connection.execute(f"COPY (SELECT * FROM {reader}) TO {literal(target)} {_PARQUET}").fetchall()
-    except duckdb.OutOfMemoryException:
-        raise
-    except duckdb.Error:
-        rows = -1
-    if rows < 0:
-        raise InputError("This is not a Parquet file, or it is damaged.", where=file)
-    work.account.in_ += rows
-    work.account.taken[name] = _count(work, f"read_parquet({literal(target)})")
+def _note_others(work: _Work, assigned: Assigned, absent: list[str]) -> None:
+    """Files that are no tables, and declared tables that were not found."""
+    others = Counter(public_kind(file.name) for file in assigned.others)
+    for file in (*assigned.others, *assigned.schemas.values()):
+        work.files.append(DeliveredFile(file.name, "other", 0, 0, 0, 0, "no data"))
+    info = work.account.info
+    info["other_files"] = dict(sorted(others.items()))
+    info["files_by_outcome"] = files_by_outcome(work.files)
+    if absent:
+        info["absent_tables"] = absent
 
 
 def _close(work: _Work) -> None:
     """Hold the account against what came in."""
     account = work.account
-    if not work.tables:
+    if not account.taken:
+        if work.unusable:
+            first, number = work.unusable[0], len(work.unusable)
+            what = first.what if number == 1 else f"None of {number} files can be used; this one: {first.what}"
+            raise InputError(what, where=first.where, todo=first.todo)
         raise InputError(
-            "The delivery is empty: it holds no table.", todo="Expected are .csv, .tsv or .parquet files, plain or .gz."
+            "The delivery is empty: it holds no table.",
+            todo="Expected are .csv, .tsv or .parquet files (plain, .gz or in a .zip), or what the source's `tables` "
+            "in sources.yaml name.",
         )
     if account.in_ == 0:
-        raise InputError(f"The delivery is empty: {len(work.tables)} tables, and not one row.")
+        raise InputError(f"The delivery is empty: {len(account.taken)} tables, and not one row.")
     if not account.balanced:
         raise InputError(
             f"The account does not balance: {account.sentence()}.", todo="Nothing was taken. Please report this."
         )
+
+
+__all__ = ["CSV_SUFFIXES", "PARQUET_SUFFIXES", "read_tables", "table_name"]

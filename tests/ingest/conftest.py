@@ -63,6 +63,12 @@ def land(home: Home) -> Callable[..., Any]:
     return drop
 
 
+def _standing(folder: Path) -> list[tuple[str, int, int]]:
+    """Every file of a folder with its size and time."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+
+
 @pytest.fixture
 def take(home: Home, land: Callable[..., Any]) -> Callable[..., Taken]:
     """Read files as a delivery (format fhir, every quarantine rate allowed) and commit."""
@@ -79,7 +85,9 @@ def take(home: Home, land: Callable[..., Any]) -> Callable[..., Taken]:
             came = land(files)
         with lake.tables.draft(f"raw/{format}", {"delivery": came.key}) as draft:
             source = SourceSpec(name=came.source, format=format, max_quarantine_rate=limit, **settings)
+            before = _standing(came.folder)
             account = read_delivery(came, draft, source, threads=threads)
+            assert _standing(came.folder) == before, "reading a delivery writes nothing into it"
             version = draft.commit(info={"account": account.to_dict()})
         return Taken(lake, version, account)
 
