@@ -1,0 +1,102 @@
+"""What the events of MIMIC-III and MIMIC-IV have in common: how one SELECT of events is written, and codes of items.
+
+Which rows are which events is in `mimic3_events.py` and `mimic4_events.py`; how events are numbered, sorted and written
+in `events.py`. Times stay as written (local, shifted): without an offset there is nothing to turn them into UTC by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+NEVER: Final = "CAST(NULL AS TIMESTAMP)"
+"""The time of what has none."""
+ADMISSION: Final = "hadm_id"
+"""What stands as `encounter_id` of everything that is known to belong to an admission."""
+
+
+def event(
+    source: str,
+    time: str,
+    code: str,
+    *,
+    number: str = "NULL",
+    text: str = "NULL",
+    unit: str = "NULL",
+    encounter: str = "NULL",
+    where: str = "TRUE",
+) -> str:
+    """One SELECT in the shape that `events.EVENTS` asks for.
+
+    Args:
+        source: Table, or a subquery in brackets, with the column `subject_id`.
+        time: SQL of the time.
+        code: SQL of the code.
+        number: SQL of the numeric value.
+        text: SQL of the text value, which only stands where there is no number.
+        unit: SQL of the unit.
+        encounter: SQL of the number of the admission or stay.
+        where: Which rows.
+    """
+    as_number = f"TRY_CAST({number} AS FLOAT)"
+    as_text = f"CAST({text} AS VARCHAR)"
+    if "NULL" not in (number, text):
+        as_text = f"CASE WHEN {as_number} IS NULL THEN {as_text} END"
+    return (
+        f"SELECT CAST(subject_id AS VARCHAR) AS person, CAST({time} AS TIMESTAMP) AS time, {code} AS code, "
+        f"{as_number} AS numeric_value, {as_text} AS text_value, CAST({unit} AS VARCHAR) AS unit, "
+        f"CAST({encounter} AS VARCHAR) AS encounter_id FROM {source} WHERE {where}"
+    )
+
+
+def persons_of(tables: Iterable[str]) -> list[str]:
+    """SELECTs of all subject_ids of these tables."""
+    return [f"SELECT CAST(subject_id AS VARCHAR) AS person FROM {name}" for name in sorted(tables)]
+
+
+def icd(code: str) -> str:
+    """An ICD code as it stands in events: without dot and blanks, in capitals."""
+    return f"upper(replace(trim({code}), '.', ''))"
+
+
+def gender() -> str:
+    """The code of `patients.gender`, in the words of FHIR."""
+    return "'GENDER//' || CASE gender WHEN 'F' THEN 'female' WHEN 'M' THEN 'male' ELSE gender END"
+
+
+def charted(
+    source: str,
+    time: str,
+    *,
+    number: str = "NULL",
+    text: str = "NULL",
+    unit: str = "NULL",
+    where: str = "TRUE",
+) -> str:
+    """Events of something that is charted under an item of `d_items`."""
+    return event(
+        source,
+        time,
+        "'ITEM//' || itemid",
+        number=number,
+        text=text,
+        unit=unit,
+        encounter=ADMISSION,
+        where=where,
+    )
+
+
+def medication(formulary: str = "formulary_drug_cd") -> str:
+    """NDC where there is one ('0' is none), else the hospital's own code, else the name."""
+    return (
+        "CASE WHEN ndc IS NOT NULL AND ltrim(ndc, '0') <> '' THEN 'NDC//' || ndc "
+        f"ELSE coalesce('FORMULARY//' || {formulary}, 'DRUG//' || drug, 'DRUG//UNKNOWN') END"
+    )
+
+
+def described(table: str, code: str, words: str) -> str:
+    """A SELECT of what codes mean, in the shape that `events.EVENTS` asks for."""
+    return (
+        f"SELECT {code} AS code, {words} AS description, CAST([] AS VARCHAR[]) AS parent_codes "
+        f"FROM {table} WHERE {words} IS NOT NULL"
+    )
