@@ -1,6 +1,7 @@
 """`cohort_inputs` and `features`. Partition: cohort x month. How a feature table is built is in `pipeline/features/`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from pydantic import Field
@@ -12,6 +13,9 @@ from assets.reporting import column_lineage, column_schema, markdown_table, plai
 from pipeline.features.spec import CohortBook, load_book
 from resources.compute import ComputeResource
 from resources.lake import LakeResource
+
+if TYPE_CHECKING:
+    from pipeline.features.block_account import BlockAccount
 
 GROUP = "features"
 
@@ -124,8 +128,36 @@ def _features(cells: dg.MultiPartitionsDefinition) -> dg.AssetsDefinition:
                     "columns": len(schema.columns),
                     "subjects": built.cohort.n_subjects,
                     "counts": markdown_table([{"what": name, "count": n} for name, n in built.counts.items()]),
+                    **_block_facts(built.blocks),
                 }
             ),
         )
 
     return features
+
+
+def _block_facts(blocks: "Mapping[str, BlockAccount]") -> dict[str, Any]:
+    """What the code blocks hold, and what of their records was left out and why; nothing for a cohort without any."""
+    if not blocks:
+        return {}
+    held = [
+        {
+            "block": name,
+            "codes": b.codes,
+            "cells": b.cells,
+            "density": b.density,
+            "records": b.records,
+            "taken": b.taken,
+        }
+        for name, b in blocks.items()
+    ]
+    beside = [
+        {"block": name, "what": what, "reason": reason, "codes": tally.codes, "records": tally.records}
+        for name, b in blocks.items()
+        for what, tallies in (("left out", b.left_out), ("kept as it is", b.as_they_are))
+        for reason, tally in tallies.items()
+    ]
+    numbers = {
+        f"{name}_{what}": n for name, b in blocks.items() for what, n in (("codes", b.codes), ("density", b.density))
+    }
+    return {"code_blocks": markdown_table(held), "codes_left_out": markdown_table(beside), **numbers}

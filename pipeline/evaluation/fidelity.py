@@ -112,7 +112,8 @@ def adherence(ctx: EvaluationContext) -> list[MetricResult]:
         rows.append(ADHERENCE.result(good.mean(), n=len(side), null=1.0, scope="column", key1=column.name))
     for block in ctx.sides.encoder.blocks:
         given = next(b for b in side.cohort.schema.blocks if b.name == block.name)
-        strange = np.array([code not in set(block.vocabulary) for code in given.vocabulary], dtype=bool)
+        known = set(block.vocabulary)
+        strange = np.array([code not in known for code in given.vocabulary], dtype=bool)
         matrix = side.cohort.blocks[block.name][side.order]
         bad = (
             np.asarray((matrix[:, strange] != 0).sum(axis=1)).ravel() > 0

@@ -18,11 +18,13 @@ if TYPE_CHECKING:
     from pipeline.evaluation.context import EvaluationContext
     from pipeline.evaluation.encoding import Side
     from pipeline.evaluation.results import MetricResult
-    from pipeline.features.schema import Column
+    from pipeline.features.schema import CodeBlock, Column
 
 COLLAPSED_RATIO = 0.5
 COLLAPSED_SHARE = 0.10
 """The alarm is on when more than this share of columns has less than half of the real spread."""
+COMMON_ROWS = 20
+"""Rows a side that are expected to have a code: of a rarer one the spread is lost by chance."""
 MOMENTS = MetricSpec(
     id="fid.marg.moments",
     family="fidelity",
@@ -41,10 +43,11 @@ COLLAPSE = MetricSpec(
     direction=-1,
     range=(0.0, 1.0),
     needs=frozenset({"H", "S"}),
-    version="1",
+    version="2",
     title="Columns that lost their spread",
     caption="Share of numeric and binary columns whose synthetic standard deviation is less than half the real one "
-    "(outliers cut at the 0.5th and 99.5th percentile). Lower is better, the null is 0; the alarm is on above 10 %.",
+    "(outliers cut at the 0.5th and 99.5th percentile); of a code block, the share of its common codes, where that is "
+    "larger. Lower is better, the null is 0; the alarm is on above 10 %.",
     source="alarm of this project, after decoder-mean sampling in published VAEs",
 )
 
@@ -91,7 +94,9 @@ def moments(ctx: EvaluationContext) -> list[MetricResult]:
 
 @metric(COLLAPSE, floor="ref_mode")
 def variance_collapse(ctx: EvaluationContext) -> list[MetricResult]:
-    """Share of numeric and binary columns with less than half of the real spread; constant real columns left out.
+    """Share of numeric and binary columns, or of a block's codes, with less than half of the real spread.
+
+    Columns that are constant in the real rows are left out.
 
     Numbers are cut on both sides at the 0.5th and 99.5th percentile of T first: one mistyped value in the holdout
     would else make the real spread huge and set off the alarm for every generator.
@@ -111,12 +116,27 @@ def variance_collapse(ctx: EvaluationContext) -> list[MetricResult]:
         judged += 1
         if not std_s >= COLLAPSED_RATIO * std_r:
             lost.append(column.name)
-    if not judged:
-        return [COLLAPSE.result(None, note="no numeric or binary column with spread")]
+    tables = {"": (lost, judged), **{b.name: _collapsed_codes(ctx, b) for b in ctx.sides.encoder.blocks}}
+    tables = {name: (gone, of) for name, (gone, of) in tables.items() if of}
+    if not tables:
+        return [COLLAPSE.result(None, note="no numeric or binary column with spread, and no common code")]
+    # Not all in one share: hundreds of codes would outvote the columns beside them.
+    worst = max(tables, key=lambda name: len(tables[name][0]) / tables[name][1])
+    lost, judged = tables[worst]
     share = len(lost) / judged
     named = ", ".join(lost[:5]) + (f" and {len(lost) - 5} more" if len(lost) > 5 else "")
-    note = f"{'alarm: ' if share > COLLAPSED_SHARE else ''}{len(lost)} of {judged}: {named}" if lost else ""
-    return [COLLAPSE.result(share, n=judged, null=0.0, note=note)]
+    of = f"codes of {worst}" if worst else ""
+    note = " ".join(filter(None, [f"{len(lost)} of {judged}", of])) + f": {named}" if lost else ""
+    return [COLLAPSE.result(share, n=judged, null=0.0, note=f"alarm: {note}" if share > COLLAPSED_SHARE else note)]
+
+
+def _collapsed_codes(ctx: EvaluationContext, block: CodeBlock) -> tuple[list[str], int]:
+    """The common codes of a block whose presence has less than half of the real spread, and how many are common."""
+    real = np.asarray(ctx.sides.holdout.presence[block.name].mean(axis=0)).ravel()
+    made = np.asarray(ctx.synthetic.presence[block.name].mean(axis=0)).ravel()
+    common = (real * min(len(ctx.sides.holdout), len(ctx.synthetic)) >= COMMON_ROWS) & (real < 1)
+    gone = common & (made * (1 - made) < COLLAPSED_RATIO**2 * real * (1 - real))
+    return [block.vocabulary[i] for i in np.flatnonzero(gone)], int(common.sum())
 
 
 def as_numbers(side: Side, column: Column) -> NDArray[np.float64] | None:

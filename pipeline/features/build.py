@@ -1,29 +1,33 @@
 """From committed raw tables to a cohort: which deliveries count, the SQL, the split, the schema, the lineage.
 
-How several deliveries become one table lives in `merge.py`, what the columns are in `infer.py`, how the result is
-stored in `tables.py`. The same deliveries, SQL, columns and key give the same rows in the same order; errors name the
-SQL file and line and never hold a cell's value.
+How several deliveries become one table lives in `merge.py`, what becomes of the SQL's rows in `rows.py`, what the
+columns are in `infer.py`, the code blocks in `blocks.py`, how the result is stored in `stored.py`. The same deliveries,
+SQL, columns and key give the same rows in the same order; errors name the SQL file and line and never hold a cell's
+value.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pipeline.errors import ConfigError, InputError, NotFoundError, nearest
+from pipeline.features.blocks import BlockRows, block_texts, blocks_identity, build_blocks
 from pipeline.features.cohort import PARTS, Cohort
-from pipeline.features.infer import conform, infer_schema, normalise
+from pipeline.features.infer import conform, infer_schema
 from pipeline.features.merge import RawDelivery, add_events, month_days, open_views
-from pipeline.features.query import place, run_sql, sql_text
+from pipeline.features.query import run_sql, sql_text
+from pipeline.features.rows import ordered_rows
+from pipeline.features.schema import TableSchema
 from pipeline.features.spec import ColumnSpec
-from pipeline.features.split import assign, check_key, fingerprint, row_subjects, split_key
+from pipeline.features.split import assign, check_key, fingerprint, split_key
 from pipeline.features.stored import TableTarget, write_cohort
-from pipeline.features.tables import take_subject
 from pipeline.ingest.events import EVENTS
+from pipeline.ingest.fhir_validation import refuse_invalid
 from pipeline.store.connection import confine, identifier
 from pipeline.store.hashing import sha256_bytes, sha256_json
 
@@ -31,9 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import duckdb
-    import pyarrow as pa
-    from numpy.typing import NDArray
 
+    from pipeline.features.block_account import BlockAccount
     from pipeline.features.source import SourceSpec
     from pipeline.features.spec import CohortSpec
     from pipeline.store.home import Home
@@ -100,12 +103,15 @@ class Built:
     Attributes:
         cohort: rows with split and schema.
         lineage: column to the raw columns it comes from, as 'table.column' (empty where the YAML does not say).
-        counts: rows, subjects, subjects of each part, deliveries, visible rows of each raw table the SQL can see.
+        counts: rows, subjects, subjects of each part, deliveries, visible rows of each raw table the SQL can see, and
+            what became of the records of each block.
+        blocks: the account of each code block.
     """
 
     cohort: Cohort
     lineage: dict[str, list[str]]
     counts: dict[str, int]
+    blocks: dict[str, BlockAccount] = field(default_factory=dict)
 
 
 def gather_inputs(
@@ -136,7 +142,7 @@ def gather_inputs(
     if not re.fullmatch(r"\d{4}-(0[1-9]|1[0-2])-01", month) or month.startswith("0000"):
         raise ConfigError(f"'{month[:40]}' is not a month.", todo="Write it as YYYY-MM-01, for example 2026-10-01.")
     end = month_days(month)[1]
-    known = _deliveries(source, lake)
+    known = deliveries_of(source, lake)
     where = f"cohort {spec.name}, month {month}"
     if not known:
         raise NotFoundError(
@@ -154,6 +160,8 @@ def gather_inputs(
         )
     if source.accumulate == "replace":
         usable = usable[-1:]
+    for version, _ in usable:
+        refuse_invalid(version.info.get("account", {}), source.validation, version.partition["delivery"])
     key = split_key(source, home)
     check_key(lake.tables, spec.name, key, new_split=new_split)
     return CohortInputs(
@@ -198,40 +206,55 @@ def build_features(
         raise ConfigError(
             "The split key is not the one that the inputs were gathered with.", where=f"cohort {spec.name}"
         )
-    deliveries = [_raw(lake, source, name, sha256, as_of) for name, sha256, as_of in inputs.deliveries]
+    deliveries = [raw_delivery(lake, source, name, sha256, as_of) for name, sha256, as_of in inputs.deliveries]
     connection, raw_columns = open_views(
         lake, source, deliveries, inputs.as_of_end, threads=threads, memory_limit=memory_limit
     )
     try:
         lineage = _lineage(spec, raw_columns)
-        text = sql_text(spec)
+        text, texts = sql_text(spec.sql_file), block_texts(spec)
         own = ["month_end"]
         if source.format in EVENTS:
             own += ["events", "subjects"]
-            if re.search(r"\b(events|subjects)\b", text, flags=re.IGNORECASE):
+            if any(re.search(r"\b(events|subjects)\b", t, flags=re.IGNORECASE) for t in (text, *texts.values())):
                 add_events(connection, lake, source, raw_columns, memory_limit=memory_limit)
         confine(connection, [path for delivery in deliveries for path in delivery.tables.values()])
-        result = run_sql(spec, text, connection, sorted([*raw_columns, *own]))
+        seen = sorted([*raw_columns, *own])
+        rows, subject, keys = ordered_rows(spec, run_sql(spec.sql_file, text, connection, seen))
+        split, tune = assign(subject, key)
+        where = f"cohort {spec.name}, month {inputs.month}"
+        if not np.any(split == "train"):
+            raise InputError(
+                f"None of the {len(np.unique(subject))} subjects falls into the training half of the split.",
+                where=where,
+                todo="More subjects are needed.",
+            )
+        blocks = build_blocks(spec, texts, BlockRows(keys, subject, split == "train"), connection, seen)
         counts = {f"raw/{t}": _count(connection, t) for t in raw_columns}
     finally:
         connection.close()
-    rows, subject = _rows_and_subjects(spec, result)
-    split, tune = assign(subject, key)
-    where = f"cohort {spec.name}, month {inputs.month}"
-    if not np.any(split == "train"):
-        raise InputError(
-            f"None of the {len(np.unique(subject))} subjects falls into the training half of the split.",
-            where=where,
-            todo="More subjects are needed.",
-        )
     try:
         schema = infer_schema(rows, split == "train", _columns_with_roles(spec), spec.unit)
     except (ConfigError, InputError) as error:
         raise type(error)(error.what, where=f"{where}, {error.where}".rstrip(", "), todo=error.todo) from None
-    cohort = Cohort(table=conform(rows, schema), schema=schema, subject=subject, split=split, tune=tune)
+    schema = TableSchema(columns=schema.columns, blocks=[b.block for b in blocks.values()], unit=schema.unit)
+    cohort = Cohort(
+        table=conform(rows, schema),
+        schema=schema,
+        subject=subject,
+        split=split,
+        tune=tune,
+        blocks={name: b.matrix for name, b in blocks.items()},
+    )
     counts |= {"deliveries": len(deliveries), "rows": cohort.n_rows, "subjects": cohort.n_subjects}
     counts |= {f"subjects/{part}": len(np.unique(subject[split == part])) for part in PARTS}
-    return Built(cohort=cohort, lineage={c: lineage.get(c, []) for c in schema.names}, counts=counts)
+    counts |= {f"block/{name}/{what}": n for name, b in blocks.items() for what, n in b.account.counts().items()}
+    return Built(
+        cohort=cohort,
+        lineage={name: lineage.get(name, []) for name in [*schema.names, *blocks]},
+        counts=counts,
+        blocks={name: b.account for name, b in blocks.items()},
+    )
 
 
 def write_features(built: Built, draft: TableTarget) -> None:
@@ -239,7 +262,7 @@ def write_features(built: Built, draft: TableTarget) -> None:
     write_cohort(built.cohort, draft)
 
 
-def _deliveries(source: SourceSpec, lake: Lake) -> list[tuple[Version, date]]:
+def deliveries_of(source: SourceSpec, lake: Lake) -> list[tuple[Version, date]]:
     """Current raw versions of the source's deliveries with their dates, oldest first."""
     found = []
     for partition in lake.tables.partitions(f"raw/{source.format}"):
@@ -251,7 +274,7 @@ def _deliveries(source: SourceSpec, lake: Lake) -> list[tuple[Version, date]]:
     return sorted(found, key=lambda pair: (pair[1], pair[0].partition["delivery"]))
 
 
-def _raw(lake: Lake, source: SourceSpec, key: str, sha256: str, as_of: date) -> RawDelivery:
+def raw_delivery(lake: Lake, source: SourceSpec, key: str, sha256: str, as_of: date) -> RawDelivery:
     """The raw tables of a delivery in exactly the version that the inputs name, even if a newer one came since."""
     versions = lake.tables.history(f"raw/{source.format}", {"delivery": key})
     version = next((v for v in versions if v.sha256 == sha256), None)
@@ -274,6 +297,8 @@ def _spec_hash(spec: CohortSpec, source: SourceSpec) -> str:
             "labels": [t.label for t in spec.tasks],
             "protected": spec.protected,
             "source": [source.name, source.format, source.dates, source.accumulate],
+            # Only where there are any: what was hashed before there were blocks keeps its hash.
+            **({"blocks": blocks_identity(spec)} if spec.blocks else {}),
         }
     )
 
@@ -292,8 +317,10 @@ def _columns_with_roles(spec: CohortSpec) -> dict[str, ColumnSpec]:
 def _lineage(spec: CohortSpec, raw_columns: Mapping[str, Mapping[str, str]]) -> dict[str, list[str]]:
     """Column to sources, every one of which must be a column of a raw table."""
     where = f"cohort {spec.name}"
-    for name, column in spec.columns.items():
-        for entry in column.source:
+    sources = {name: column.source for name, column in spec.columns.items()}
+    sources |= {name: block.source for name, block in spec.blocks.items()}
+    for name, entries in sources.items():
+        for entry in entries:
             table, _, field = entry.partition(".")
             if table not in raw_columns:
                 raise ConfigError(
@@ -307,60 +334,7 @@ def _lineage(spec: CohortSpec, raw_columns: Mapping[str, Mapping[str, str]]) -> 
                     where=f"{where}, column {name}",
                     todo=nearest(field, list(raw_columns[table])),
                 )
-    return {name: list(column.source) for name, column in spec.columns.items()}
-
-
-def _rows_and_subjects(spec: CohortSpec, result: pa.Table) -> tuple[pa.Table, NDArray[np.str_]]:
-    """The feature rows in a fixed order, and the subject of each."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    where = place(spec.sql_file)
-    names = result.column_names
-    if not result.num_rows:
-        raise InputError(
-            "The cohort's SQL gives no row.", where=where, todo="Look at its filters, and at what the deliveries hold."
-        )
-    absent = [n for n in spec.columns if n not in names]
-    wanted = [*absent, *(n for n in [t.label for t in spec.tasks] + spec.protected if n not in names)]
-    if wanted:
-        raise ConfigError(
-            f"The SQL does not give column '{wanted[0]}', which the cohort's YAML speaks of.",
-            where=where,
-            todo=nearest(wanted[0], names),
-        )
-    if spec.subject == "row":
-        rows = normalise(result, spec.columns)
-        subject = row_subjects(rows)
-    else:
-        subject, rows = _take_subject(spec, result, where)
-    keys = [("__subject", "ascending"), *((n, "ascending") for n in rows.column_names)]
-    # Subjects first; several rows of one subject by their content, so that the order never depends on the query plan.
-    order = pc.sort_indices(
-        rows.append_column("__subject", pa.array(subject.tolist(), pa.string())).combine_chunks(),
-        sort_keys=keys if len(np.unique(subject)) < len(subject) else keys[:1],
-    )
-    return rows.take(order), subject[order.to_numpy()]
-
-
-def _take_subject(spec: CohortSpec, result: pa.Table, where: str) -> tuple[NDArray[np.str_], pa.Table]:
-    if spec.subject in spec.columns:
-        raise ConfigError(
-            f"The subject column '{spec.subject}' is kept beside the features and cannot be declared as one.",
-            where=where,
-        )
-    try:
-        subject, rows = take_subject(result, spec.subject)
-    except (ConfigError, InputError) as error:
-        raise type(error)(error.what, where=f"{where}, {error.where}".rstrip(", "), todo=error.todo) from None
-    repeated = len(subject) - len(np.unique(subject))
-    if spec.unit == "patient" and repeated:
-        raise InputError(
-            f"The unit is patient, but {repeated} rows repeat a subject.",
-            where=where,
-            todo="Group by the subject in the SQL, or declare unit: stay or row.",
-        )
-    return subject, normalise(rows, spec.columns)
+    return {name: list(entries) for name, entries in sources.items()}
 
 
 def _count(connection: duckdb.DuckDBPyConnection, table: str) -> int:

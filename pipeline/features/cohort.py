@@ -49,6 +49,9 @@ class Cohort:
     events: pa.Table | None = None
 
     def __post_init__(self) -> None:
+        if not self.schema.columns:
+            # Code blocks alone. Arrow and Parquet lose the rows of a table without columns wherever it is cut or stored.
+            object.__setattr__(self, "table", _rows_alone(len(self.subject)))
         n = self.table.num_rows
         if self.table.column_names != self.schema.names:
             raise ConfigError(
@@ -108,6 +111,13 @@ class Cohort:
         return np.asarray(
             pc.is_null(self.table.column(name), nan_is_null=True).to_numpy(zero_copy_only=False), dtype=bool
         )
+
+
+def _rows_alone(n: int) -> pa.Table:
+    """A table of n rows without columns."""
+    import pyarrow as pa
+
+    return pa.table({"": pa.nulls(n)}).select([])
 
 
 def numbers(array: pa.Array, column: Column) -> NDArray[np.float64]:

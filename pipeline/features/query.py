@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
-    from pipeline.features.spec import CohortSpec
-
 _RESULT = "__result"
 
 
@@ -27,38 +25,48 @@ def place(file: Path, line: int | None = None) -> str:
     return f"{file.parent.name}/{file.name}:{line}" if line else f"{file.parent.name}/{file.name}"
 
 
-def sql_text(spec: CohortSpec) -> str:
-    """The text of the cohort's SQL file; raises `ConfigError` if it cannot be read."""
+def sql_text(file: Path) -> str:
+    """The text of one of a cohort's SQL files; raises `ConfigError` if it cannot be read."""
     try:
-        return spec.sql_file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
-            f"The SQL file cannot be read ({type(error).__name__}).",
-            where=place(spec.sql_file),
-            todo="Is it UTF-8?",
+            f"The SQL file cannot be read ({type(error).__name__}).", where=place(file), todo="Is it UTF-8?"
         ) from None
 
 
-def run_sql(spec: CohortSpec, text: str, connection: duckdb.DuckDBPyConnection, tables: list[str]) -> pa.Table:
-    """The result of the cohort's SQL; raises `ConfigError` naming file and line."""
+def run_sql(file: Path, text: str, connection: duckdb.DuckDBPyConnection, tables: list[str]) -> pa.Table:
+    """The result of one of a cohort's SQL files; raises `ConfigError` naming file and line."""
+    select_into(_RESULT, file, text, connection, tables)
+    return connection.sql(f"SELECT * FROM {identifier(_RESULT)}").to_arrow_table()
+
+
+def select_into(name: str, file: Path, text: str, connection: duckdb.DuckDBPyConnection, tables: list[str]) -> None:
+    """Keep the result of one of a cohort's SQL files as a temporary table.
+
+    Args:
+        name: of the temporary table.
+        file: the SQL file, for messages.
+        text: what it says.
+        connection: with the raw tables as views, confined to them.
+        tables: what the SQL can see, for hints.
+
+    Raises:
+        ConfigError: it is not one SELECT, or it fails; names file and line.
+    """
     import duckdb
 
-    file = spec.sql_file
     problem: ConfigError | None = None
-    result = None
     try:
         statements = connection.extract_statements(text)
         if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
             raise ConfigError("A cohort's SQL is exactly one SELECT (WITH ... SELECT included).", where=place(file, 1))
         # The statement stays on its own lines, so that DuckDB's line numbers are those of the file.
-        connection.execute(f"CREATE TEMP TABLE {identifier(_RESULT)} AS {text}").fetchall()
-        result = connection.sql(f"SELECT * FROM {identifier(_RESULT)}").to_arrow_table()
+        connection.execute(f"CREATE OR REPLACE TEMP TABLE {identifier(name)} AS {text}").fetchall()
     except duckdb.Error as error:
         problem = _sql_error(error, file, text, tables)
     if problem is not None:
         raise problem  # outside the handler: DuckDB's message may quote a cell, and a chained one would be printed
-    assert result is not None
-    return result
 
 
 def _sql_error(error: duckdb.Error, file: Path, text: str, tables: list[str]) -> ConfigError:

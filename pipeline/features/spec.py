@@ -12,10 +12,13 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.errors import ConfigError, NotFoundError, nearest
+from pipeline.features.block_spec import BlockSpec, MappingSpec, check_blocks
 from pipeline.features.schema import Column, DType, Kind, Level, Resolution, Role
 from pipeline.features.source import SourceSpec
 from pipeline.privacy.spec import PrivacyPolicy
 
+# The same safe subset, parsed by libyaml where it is there: the code location reads thousands of lines when it loads.
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 BUILT_IN_COHORTS = Path(__file__).resolve().parents[2] / "cohorts"
 
 
@@ -143,6 +146,10 @@ class CohortSpec(BaseModel):
     columns: dict[str, ColumnSpec] = Field(
         default_factory=dict, description="What is known of the columns; others are inferred."
     )
+    blocks: dict[str, BlockSpec] = Field(
+        default_factory=dict,
+        description="Code blocks beside the table, by name; their vocabularies are told from training.",
+    )
     tasks: list[TaskSpec] = Field(default_factory=list, description="Prediction tasks for utility.")
     protected: list[str] = Field(default_factory=list, description="Protected attributes for fairness.")
     constraints: list[ConstraintSpec] = Field(default_factory=list, description="Rules that every synthetic row keeps.")
@@ -169,6 +176,7 @@ class CohortSpec(BaseModel):
     def _complete(self) -> CohortSpec:
         if self.subject == "row" and self.unit != "row":
             raise ValueError("subject: row needs unit: row")
+        check_blocks(self.blocks, self.subject, list(self.columns))
         for name in [*self.privacy.trainings, *([self.release.generator] if self.release.generator else [])]:
             if name not in self.generators:
                 raise ValueError(
@@ -213,6 +221,9 @@ def cohort_folders() -> list[Path]:
 
 def load_book(folders: list[Path] | None = None) -> CohortBook:
     """Read all cohort and source files. A broken cohort file is listed in `broken` and hides no other."""
+    from pipeline.generators.registry import generator_names
+
+    generators = generator_names()
     cohorts: dict[str, CohortSpec] = {}
     sources: dict[str, SourceSpec] = {}
     broken: dict[str, str] = {}
@@ -234,7 +245,7 @@ def load_book(folders: list[Path] | None = None) -> CohortBook:
             broken.pop(file.stem, None)
             cohorts.pop(file.stem, None)
             try:
-                cohorts[file.stem] = _load_cohort(file)
+                cohorts[file.stem] = _load_cohort(file, generators)
             except (ConfigError, ValidationError, TypeError) as error:
                 broken[file.stem] = _sentence(error, file)
     for name, spec in list(cohorts.items()):
@@ -243,12 +254,21 @@ def load_book(folders: list[Path] | None = None) -> CohortBook:
                 f"{spec.folder / (name + '.yaml')}: source '{spec.source}' is not in sources.yaml. {nearest(spec.source, list(sources))}"
             )
             del cohorts[name]
+    broken |= _broken_views(folders or cohort_folders())
     return CohortBook(cohorts=cohorts, sources=sources, broken=broken)
 
 
-def _load_cohort(file: Path) -> CohortSpec:
-    from pipeline.generators.registry import generator_names
+def _broken_views(folders: list[Path]) -> dict[str, str]:
+    """The user's views that cannot be used, as `view:<file>`. The built-in ones are code, and a test holds them."""
+    own = [folder for folder in folders if folder != BUILT_IN_COHORTS and (folder / "views").is_dir()]
+    if not own:
+        return {}
+    from pipeline.ingest.user_views import load_user_views
 
+    return {f"view:{name}": reason for name, reason in load_user_views(own).broken.items()}
+
+
+def _load_cohort(file: Path, generators: list[str]) -> CohortSpec:
     content = _read_yaml(file)
     if not isinstance(content, dict):
         raise ConfigError("A cohort file must be a mapping.", where=str(file))
@@ -257,18 +277,19 @@ def _load_cohort(file: Path) -> CohortSpec:
         raise ConfigError(
             f"The cohort is called '{spec.name}', its file '{file.stem}'.", where=str(file), todo="Make them the same."
         )
-    if not spec.sql_file.is_file():
-        raise ConfigError(f"The SQL file '{spec.sql}' does not exist.", where=str(file))
-    known = generator_names()
+    for wanted in [spec.sql, *(name for block in spec.blocks.values() for name in block.files)]:
+        if not (spec.folder / wanted).is_file():
+            kind = "SQL" if wanted.endswith(".sql") else "mapping"
+            raise ConfigError(f"The {kind} file '{wanted}' does not exist.", where=str(file))
     for name in [*spec.generators, *([spec.release.generator] if spec.release.generator else [])]:
-        if name not in known:
-            raise ConfigError(f"There is no generator '{name}'.", where=str(file), todo=nearest(name, known))
+        if name not in generators:
+            raise ConfigError(f"There is no generator '{name}'.", where=str(file), todo=nearest(name, generators))
     return spec
 
 
 def _read_yaml(file: Path) -> Any:
     try:
-        return yaml.safe_load(file.read_text(encoding="utf-8"))
+        return yaml.load(file.read_text(encoding="utf-8"), _LOADER)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
@@ -292,6 +313,7 @@ def _sentence(error: Exception, file: Path) -> str:
 
 __all__ = [
     "BUILT_IN_COHORTS",
+    "BlockSpec",
     "CohortBook",
     "CohortSpec",
     "Column",
@@ -299,6 +321,7 @@ __all__ = [
     "ConstraintSpec",
     "EvaluationSpec",
     "GateSpec",
+    "MappingSpec",
     "ReleaseSpec",
     "ScheduleSpec",
     "SourceSpec",

@@ -100,15 +100,14 @@ def read_cohort(folder: Path) -> Cohort:
         raise NotFoundError("This folder holds no cohort: data.parquet is missing.", where=str(folder))
     schema = TableSchema.model_validate_json((folder / "schema.json").read_text(encoding="utf-8"))
     beside = read_beside(folder)
-    table = read_parquet(data)
     return Cohort(
-        table=table.cast(schema.arrow()),
+        table=read_parquet(data).cast(schema.arrow()),
         schema=schema,
         subject=_strings(beside, "subject"),
         split=_strings(beside, "split") if "split" in beside.column_names else None,
         tune=np.asarray(beside.column("tune").to_numpy(), dtype=bool) if "tune" in beside.column_names else None,
         blocks={
-            b.name: _sparse(read_parquet(folder / f"block_{b.name}.parquet"), b.vocabulary, table.num_rows)
+            b.name: _sparse(read_parquet(folder / f"block_{b.name}.parquet"), b.vocabulary, beside.num_rows)
             for b in schema.blocks
         },
     )

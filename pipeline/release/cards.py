@@ -150,16 +150,16 @@ def card_markdown(card: Mapping[str, Any]) -> str:
         "## Who signed",
         "",
         *_signed(card),
-        "## Columns",
-        "",
-        *_table(
+    ]
+    if card["columns"]:
+        lines += ["## Columns", ""]
+        lines += _table(
             ("column", "kind", "role", "unit", "missing", "description"),
             [
                 (c["name"], c["kind"], c["role"], c["unit"] or "", f"{100 * c['missing']:.1f} %", c["description"])
                 for c in card["columns"]
             ],
-        ),
-    ]
+        )
     if card["blocks"]:
         lines += ["## Code blocks", ""]
         lines += _table(

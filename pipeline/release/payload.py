@@ -54,7 +54,8 @@ def write_rows(cohort: Cohort, formats: Sequence[str], folder: Folder) -> list[s
 
     In CSV a missing cell is empty and an empty text is `""`; numbers come back bit by bit.
     """
-    tables = {"data": cohort.table}
+    # Without columns (code blocks alone) the number of rows is on the card.
+    tables = {"data": cohort.table} if cohort.schema.columns else {}
     tables |= {f"block_{b.name}": block_table(cohort.blocks[b.name], b.vocabulary) for b in cohort.schema.blocks}
     names = []
     for name, table in tables.items():

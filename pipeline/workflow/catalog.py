@@ -129,9 +129,14 @@ def _parts(lake: Lake) -> tuple[Parts, dict[str, str]]:
             select = f"SELECT {_literals({**marks, **({'_generator': generator} if generator else {})})}, * FROM {_file(lake, version, 'data')}"
             add("metrics", stage, select, version)
     for row, version in _released(lake):
-        marks = {"_month": version.partition["month"], "_release": row}
-        select = f"SELECT {_literals(marks)}, * FROM {_file(lake, version, 'data')}"
-        add("released", version.partition["cohort"], select, version)
+        told = _literals({"_month": version.partition["month"], "_release": row})
+        blocks = list(_blocks(lake, version, told))
+        if "data" in version.files:
+            number = ", file_row_number AS _row, * EXCLUDE (file_row_number)" if blocks else ", *"
+            select = f"SELECT {told}{number} FROM {_file(lake, version, 'data', numbered=bool(blocks))}"
+            add("released", version.partition["cohort"], select, version)
+        for table, select in blocks:
+            add("released", table, select, version)
     for version in _current(lake, lambda asset: asset.startswith("raw/") or asset == "events"):
         schema = version.asset.replace("/", "_")
         for table in raw_tables(lake, version):
@@ -145,7 +150,7 @@ def _released(lake: Lake) -> Iterable[tuple[str, Version]]:
     from pipeline.workflow.released import published_versions
 
     for version in published_versions(lake):
-        if "data" in version.files:
+        if any(name == "data" or name.startswith(BLOCK) for name in version.files):
             yield str(version.info["release_id"]), version
 
 
@@ -160,16 +165,24 @@ def _cohort(lake: Lake, version: Version, marks: str, beside: str) -> Iterable[t
         for have, name in renamed.items()
         if name in wanted and have in known
     ]
+    subjects = f"{_file(lake, version, 'subjects', numbered=True)} s"
+    data = f" JOIN {_file(lake, version, 'data', numbered=True)} d USING (file_row_number)"
+    # A cohort of code blocks alone: DuckDB reads no Parquet file without columns.
+    told = ", d.* EXCLUDE (file_row_number)" if version.files["data"].schema else ""
     yield (
         cohort,
-        f"SELECT {marks}, d.file_row_number AS _row, {', '.join(columns)}, d.* EXCLUDE (file_row_number) "
-        f"FROM {_file(lake, version, 'data', numbered=True)} d "
-        f"JOIN {_file(lake, version, 'subjects', numbered=True)} s USING (file_row_number) ORDER BY _row",
+        f"SELECT {marks}, s.file_row_number AS _row, {', '.join(columns)}{told} "
+        f"FROM {subjects}{data if told else ''} ORDER BY _row",
     )
+    yield from _blocks(lake, version, marks)
+
+
+def _blocks(lake: Lake, version: Version, marks: str) -> Iterable[tuple[str, str]]:
+    """The code blocks of a stored cohort as long tables: row, code, value."""
     for name in version.files:
-        if name.startswith(BLOCK):
-            block = f"{cohort}__{name.removeprefix(BLOCK)}"
-            yield block, f'SELECT {marks}, "row" AS _row, code, value FROM {_file(lake, version, name)}'
+        if name.startswith(BLOCK) and version.files[name].schema is not None:
+            table = f"{version.partition['cohort']}__{name.removeprefix(BLOCK)}"
+            yield table, f'SELECT {marks}, "row" AS _row, code, value FROM {_file(lake, version, name)}'
 
 
 def _current(lake: Lake, wanted: Callable[[str], bool]) -> Iterable[Version]:

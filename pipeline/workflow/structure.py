@@ -69,8 +69,10 @@ def structure_of(lake: Lake, version: Version, *, like: TableSchema | None = Non
         changed = [c.name for c in like.columns if c.name not in own.names or own.column(c.name) != c]
         fault = f"the schema differs from that of the features ({len(changed)} columns, or order or blocks)"
     beside = read_beside(folder).num_rows
-    rows = "" if stored.rows and stored.rows == beside else f"{stored.rows} rows, {beside} beside them"
-    return Structure(schema=fault, rows=rows, row_count=stored.rows or 0)
+    # A cohort of code blocks alone has no column in its table, and Parquet then no rows: those beside them count.
+    count = stored.rows if own.columns else beside
+    rows = "" if count and count == beside else f"{count} rows, {beside} beside them"
+    return Structure(schema=fault, rows=rows, row_count=count or 0)
 
 
 def schema_of(lake: Lake, version: Version) -> TableSchema:

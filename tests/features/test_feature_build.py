@@ -217,7 +217,7 @@ def state(bench, dates: str) -> dict[str, dict[str, object]]:
 
     spec = bench.spec(STATE)
     inputs = gather_inputs(spec, bench.source, "2026-10-01", bench.lake, bench.lake.home)
-    raw = [build._raw(bench.lake, bench.source, *d) for d in inputs.deliveries]
+    raw = [build.raw_delivery(bench.lake, bench.source, *d) for d in inputs.deliveries]
     connection, _ = merge.open_views(bench.lake, bench.source, raw, inputs.as_of_end, threads=1, memory_limit="1GB")
     with connection:
         return {row["subject"]: row for row in connection.sql(STATE).to_arrow_table().to_pylist()}
