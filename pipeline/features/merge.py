@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from pipeline.errors import InputError
+from pipeline.features.newest import DELETED, newest, primary_of
 from pipeline.ingest.account import BESIDE_THE_DATA
 from pipeline.store.connection import identifier, literal
 
@@ -38,8 +39,10 @@ WHEN: dict[str, str] = {
     "immunization": "occurrence",
     "allergy_intolerance": "recorded",
     "diagnostic_report": "coalesce(effective, issued)",
+    "meds": "time",
+    "labels": "prediction_time",
 }
-"""When a row of a FHIR table happened. A row without a date is seen in every month: nothing says it is later."""
+"""When a row of a FHIR or MEDS table happened. A row without a date is seen in every month: nothing says it is later."""
 
 ENDS: dict[str, tuple[str, ...]] = {
     "patient": ("deceased_at",),
@@ -85,8 +88,9 @@ def open_views(
 ) -> tuple[duckdb.DuckDBPyConnection, dict[str, dict[str, str]]]:
     """A connection with one view a raw table as the cohort sees it, and the one-row view `month_end(at, day)`.
 
-    Of a FHIR resource that several deliveries hold, the version of the newest one wins (by the delivery's date, then
-    `last_updated`, then the delivery's name); rows of plain tables are put one after the other. Where the source's
+    Of a FHIR resource that several deliveries hold, the newest statement wins, be it a version or that it was deleted
+    (by the delivery's date, then `last_updated`, then the delivery's name); rows of plain tables are put one after the
+    other. Where the source's
     dates are real, FHIR rows after `end` are invisible and what ended later has not ended yet.
 
     Returns:
@@ -104,19 +108,28 @@ def open_views(
                     where=f"delivery {delivery.key}",
                     todo="Rename the file.",
                 )
-            if table not in BESIDE_THE_DATA:
+            if table not in BESIDE_THE_DATA or table == DELETED:
                 files[f"__{number}__{table}"] = [path]
                 parts.setdefault(table, []).append((number, f"__{number}__{table}"))
     connection = lake.connect(files, threads=threads, memory_limit=memory_limit)
     try:
         rank_of_date = [dates.index(d.as_of) for d in ranked]
+        deleted = parts.pop(DELETED, [])
+        primary = {table: _primary(source.format, table, ranked) for table in parts}
         for table, views in sorted(parts.items()):
-            merged = _newest(views, rank_of_date) if source.format == "fhir" else _together(views)
+            if source.format == "fhir":
+                merged = newest(views, parts.get(primary[table], views), deleted, rank_of_date)
+            else:
+                merged = _merged(source.format, table, views)
             connection.execute(f"CREATE TEMP VIEW {identifier('__merged__' + table)} AS {merged}").fetchall()
         columns = _columns(connection, "__merged__")
-        cut = source.format == "fhir" and source.dates == "real"
-        for table in sorted(parts):
-            seen = _visible(table, columns[table], end) if cut else f"SELECT * FROM {identifier('__merged__' + table)}"
+        cut = source.format in ("fhir", "meds") and source.dates == "real"
+        for table in sorted(parts, key=lambda table: (primary[table] != table, table)):
+            seen = f"SELECT * FROM {identifier('__merged__' + table)}"
+            if cut and primary[table] in parts and primary[table] != table:
+                seen += f" SEMI JOIN {identifier(primary[table])} USING (key)"
+            elif cut:
+                seen = _visible(table, columns[table], end)
             connection.execute(f"CREATE TEMP VIEW {identifier(table)} AS {seen}").fetchall()
         connection.execute(
             f'CREATE TEMP VIEW month_end AS SELECT {_after(end)} - INTERVAL 1 MICROSECOND AS "at", DATE \'{end}\' AS "day"'
@@ -161,17 +174,43 @@ def add_events(
             connection.execute(f"CREATE TEMP TABLE {name} AS SELECT * FROM read_parquet({path})").fetchall()
 
 
-def _newest(views: list[tuple[int, str]], rank_of_date: list[int]) -> str:
-    """All rows of the newest version of every resource (a resource may have several rows, as components do)."""
+def _primary(format: str, table: str, deliveries: Iterable[RawDelivery]) -> str:
+    """The table that holds the resources of a table of a user's view; for all others the table itself."""
+    if format != "fhir":
+        return table
+    return primary_of(table, [d.tables[table] for d in deliveries if table in d.tables])
+
+
+def _merged(format: str, table: str, views: list[tuple[int, str]]) -> str:
+    """How the deliveries' rows of a table become one table, where they have no keys."""
     if len(views) == 1:
         return f"SELECT * FROM {identifier(views[0][1])}"
+    if format == "meds":
+        return _newest_codes(views) if table == "codes" else _without_repeats(views)
+    return _together(views)
+
+
+def _without_repeats(views: list[tuple[int, str]]) -> str:
+    """All rows of all deliveries, where a row that several deliveries hold stands as often as in the one that has it most.
+
+    An event has no key, so one that is the same in every column is taken for the same event, delivered again.
+    """
     numbered = " UNION ALL BY NAME ".join(
-        f"SELECT *, {rank_of_date[number]} AS __date, {number} AS __delivery FROM {identifier(view)}"
-        for number, view in views
+        f"SELECT *, {number} AS __delivery FROM {identifier(view)}" for number, view in views
+    )
+    counted = f"SELECT *, count(*) AS __copies FROM ({numbered}) GROUP BY ALL"
+    most = f"SELECT * EXCLUDE (__delivery, __copies), max(__copies) AS __copies FROM ({counted}) GROUP BY ALL"
+    return f"SELECT * EXCLUDE (__copies, __copy) FROM (SELECT *, unnest(range(__copies)) AS __copy FROM ({most}))"
+
+
+def _newest_codes(views: list[tuple[int, str]]) -> str:
+    """What the newest delivery that knows a code says of it."""
+    numbered = " UNION ALL BY NAME ".join(
+        f"SELECT *, {number} AS __delivery FROM {identifier(view)}" for number, view in views
     )
     return (
-        f"SELECT * EXCLUDE (__date, __delivery) FROM ({numbered}) "
-        "QUALIFY rank() OVER (PARTITION BY key ORDER BY __date DESC, last_updated DESC NULLS LAST, __delivery DESC) = 1"
+        f"SELECT * EXCLUDE (__delivery) FROM ({numbered}) "
+        "QUALIFY row_number() OVER (PARTITION BY code ORDER BY __delivery DESC) = 1"
     )
 
 

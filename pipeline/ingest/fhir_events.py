@@ -27,7 +27,7 @@ def persons(there: set[str]) -> list[str]:
 def _code(missing: str) -> str:
     """SYSTEM//CODE, else the text, else what says that there is none."""
     return (
-        f"CASE WHEN code IS NOT NULL THEN _system(code_system) || '//' || code "
+        f"CASE WHEN code IS NOT NULL THEN _coded(code_system, code) "
         f"ELSE coalesce('TEXT//' || display, '{missing}//UNKNOWN') END"
     )
 
@@ -102,3 +102,14 @@ def selects(there: set[str]) -> list[str]:
             )
         )
     return found
+
+
+def descriptions(there: set[str]) -> list[str]:
+    """SELECTs of `code, description, parent_codes`: what the records call their codes."""
+    named = [("observation", "OBSERVATION"), *((table, missing) for table, _, missing in _CODED)]
+    return [
+        f"SELECT {_code(missing)} AS code, display AS description, CAST(NULL AS VARCHAR[]) AS parent_codes "
+        f"FROM {table} WHERE code IS NOT NULL AND display IS NOT NULL"
+        for table, missing in named
+        if table in there
+    ]

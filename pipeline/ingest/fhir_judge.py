@@ -6,6 +6,7 @@ Used only where DuckDB refused a file or where records come out of bundles. A te
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import date
 from functools import lru_cache
 from math import isfinite
@@ -21,6 +22,7 @@ from pipeline.ingest.fhir_columns import (
     TOKEN,
     TYPES,
     YEAR_PATTERN,
+    ResourceType,
     Shape,
 )
 
@@ -77,7 +79,7 @@ def misfit(value: Any, shape: Shape) -> str | None:
     return None
 
 
-def judge(record: Any) -> tuple[str, str | None]:
+def judge(record: Any, kinds: Mapping[str, ResourceType] = TYPES) -> tuple[str, str | None]:
     """The resource type of a parsed record, and the reason why it cannot be taken (None if it can).
 
     Records of types that are not modelled are not looked into.
@@ -88,7 +90,7 @@ def judge(record: Any) -> tuple[str, str | None]:
     if not isinstance(name, str) or not name:
         export = next((kind for kind, fields in _EXPORT.items() if fields <= record.keys()), None)
         return (export, None) if export else ("", "no_resource_type")
-    kind = TYPES.get(name)
+    kind = kinds.get(name)
     if kind is None:
         return name, None
     key = record.get("id")

@@ -1,161 +1,202 @@
 """From untidy files to clean NDJSON, one file a resource type: lines are judged one by one, bundles are taken apart.
 
 Runs inside the ingest process or, for large work, as `python -m pipeline.ingest.fhir_split` in processes of its own.
-Clean lines carry `"_at":"<file>:<part>:<line>"` in front, so that a record can be found again whatever reads it next.
+Clean lines carry `"_at":"<file>:<part>:<line>:<place>"` in front, so that a record can be found again whatever reads it
+next, and `"_from":"STU3"` or `"R5"` where they were rewritten.
 """
 
 from __future__ import annotations
 
-import json
-import re
+import gc
+import hashlib
 import sys
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, TypeGuard
+from typing import Any
 
 import orjson
 
-from pipeline.ingest.fhir_columns import TYPES
+from pipeline.ingest.fhir_bundle import (
+    deleted_key,
+    entries,
+    full_urls,
+    is_bundle,
+    looks_like_lines,
+    resolve_links,
+    salvage,
+)
+from pipeline.ingest.fhir_columns import TYPES, ResourceType
 from pipeline.ingest.fhir_judge import judge
-from pipeline.ingest.fhir_version import PROBE, evidence
+from pipeline.ingest.fhir_pieces import DELETION, Deletion, FilePart, Pieces, Seen, Writer, as_json
+from pipeline.ingest.fhir_unread import foreign
+from pipeline.ingest.fhir_upgrade import upgrade
+from pipeline.ingest.fhir_version import PROBE, REFUSED, REWRITTEN, evidence, spoken_for, votes
 from pipeline.ingest.lines import ByteSource, Line, lines, read_span
 from pipeline.ingest.quarantine import Rejected, rejected
 
-
-@dataclass(frozen=True)
-class FilePart:
-    """A file, or a span of a plain line file.
-
-    Attributes:
-        path: Where it is read.
-        file: Path relative to the delivery (for the quarantine).
-        number: Place of the file in the delivery's order.
-        part: Place of this span in the file.
-        span: Byte range for lines; None for a whole JSON file.
-        cut: The gzip ended early and this span is its end.
-    """
-
-    path: Path
-    file: str
-    number: int
-    part: int = 0
-    span: tuple[int, int] | None = None
-    cut: bool = False
+DOCUMENT_LIMIT = 128 * 1024 * 1024
+"""Largest JSON document (unpacked bytes) that is read; it is held in memory whole, about nine times its size."""
+_FIRST = 50
+"""Entries of a document that are asked for their version; where they tell none, every record is asked."""
+_PLAIN = frozenset({"R4", "R4B"})
+_FOREIGN = {kind: frozenset(foreign(kind, known.shape)) for kind, known in TYPES.items()}
 
 
-@dataclass(frozen=True)
-class CleanFile:
-    """Clean NDJSON of one resource type.
-
-    Attributes:
-        kind: Resource type.
-        order: Place among the sources of that type: line files come first, each in its place, then documents.
-        path: The file.
-        records: Its number of lines.
-    """
-
-    kind: str
-    order: tuple[int, int, int]
-    path: Path
-    records: int
-
-
-@dataclass
-class Pieces:
-    """What came out of one job.
-
-    Attributes:
-        files: The clean NDJSON files.
-        records: Records seen, by FilePart (number, part).
-        lines: Lines seen: FilePart (number, part) and count.
-        not_modelled: Records of types without a table.
-        rejects: Records set aside; lines count from the start of their span.
-        versions: File number to what its first records say of the FHIR version.
-        bytes: Unpacked bytes read.
-    """
-
-    files: list[CleanFile] = field(default_factory=list)
-    records: int = 0
-    lines: list[tuple[tuple[int, int], int]] = field(default_factory=list)
-    not_modelled: Counter[str] = field(default_factory=Counter)
-    rejects: list[tuple[int, int, Rejected]] = field(default_factory=list)
-    versions: dict[int, Counter[str]] = field(default_factory=dict)
-    bytes: int = 0
-
-
-class _Writer:
-    """Clean NDJSON files of one place in the order, opened when their type first appears."""
-
-    def __init__(self, folder: Path, order: tuple[int, int, int], pieces: Pieces) -> None:
-        self.folder, self.order, self.pieces = folder, order, pieces
-        self.open: dict[str, IO[bytes]] = {}
-        self.counts: Counter[str] = Counter()
-
-    def write(self, kind: str, where: bytes, record: bytes) -> None:
-        """Append one record (a JSON object's bytes)."""
-        file = self.open.get(kind)
-        if file is None:
-            name = f"{kind}.{'-'.join(map(str, self.order))}.ndjson"
-            file = self.open[kind] = (self.folder / name).open("wb", buffering=1 << 20)
-        file.write(b'{"_at":"' + where + b'",' + record[1:] + b"\n")
-        self.counts[kind] += 1
-
-    def close(self) -> None:
-        """Close all files and note them in the pieces."""
-        for kind, file in self.open.items():
-            file.close()
-            self.pieces.files.append(CleanFile(kind, self.order, Path(file.name), self.counts[kind]))
-        self.open = {}
-
-
-def split(parts: list[FilePart], folder: Path, job: int) -> Pieces:
+def split(parts: list[FilePart], folder: Path, job: int, kinds: Mapping[str, ResourceType] = TYPES) -> Pieces:
     """Judge every record of these parts and write the good ones to clean files in `folder`, in order.
 
     Args:
         parts: Files or spans, in delivery order.
         folder: Where the clean files go.
         job: Number of this job; jobs of documents are in delivery order.
+        kinds: The resource types that are taken.
     """
     pieces = Pieces()
-    documents = _Writer(folder, (1, job, 0), pieces)
+    documents = Writer(folder, (1, job, 0), pieces)
+    # Parsed JSON has no cycles: collecting among it costs a fifth of the time and finds nothing.
+    collects = gc.isenabled()
+    gc.disable()
     try:
         for part in parts:
             if part.span is None:
-                _split_document(part, pieces, documents)
+                _split_document(part, pieces, documents, kinds)
                 continue
             pieces.bytes += part.span[1] - part.span[0]
-            spanned = _Writer(folder, (0, part.number, part.part), pieces)
+            spanned = Writer(folder, (0, part.number, part.part), pieces)
             try:
-                _split_lines(part, lines(read_span(part.path, *part.span)), pieces, spanned)
+                seen = pieces.seen.setdefault(part.number, Seen())
+                _split_lines(
+                    _Reader(part, part.version, seen, pieces, spanned, kinds), lines(read_span(part.path, *part.span))
+                )
             finally:
                 spanned.close()
     finally:
         documents.close()
+        if collects:
+            gc.enable()
     return pieces
 
 
-def _take(
-    part: FilePart, number: int, record: Any, raw: bytes | None, pieces: Pieces, writer: _Writer
-) -> tuple[str, str | None]:
-    """Judge one parsed record; write it or count it. Returns its type and, if it is bad, the reason."""
-    kind, reason = judge(record)
-    votes = pieces.versions.setdefault(part.number, Counter())
-    if number <= PROBE and (version := evidence(record)):
-        votes[version] += 1
-    if reason is not None:
-        return kind, reason
-    if kind in TYPES:
-        body = raw if raw is not None else orjson.dumps(record)
-        writer.write(kind, b"%d:%d:%d" % (part.number, part.part, number), body)
-    else:
-        pieces.not_modelled[kind] += 1
-    return kind, None
+class _Reader:
+    """Judges the records of one part, writes the good ones and notes what became of each.
+
+    Args:
+        part: The file or span.
+        version: FHIR version that the file speaks for; None where it tells none.
+        seen: Counts of its file.
+        pieces: Where the rest is noted.
+        writer: Takes the good records.
+        kinds: The resource types that are taken.
+    """
+
+    def __init__(
+        self,
+        part: FilePart,
+        version: str | None,
+        seen: Seen,
+        pieces: Pieces,
+        writer: Writer,
+        kinds: Mapping[str, ResourceType],
+    ) -> None:
+        self.part, self.version, self.seen, self.pieces, self.writer = part, version, seen, pieces, writer
+        self.kinds = kinds
+        self.place = 0
+
+    def reject(self, number: int, kind: str, reason: str, raw: bytes) -> None:
+        """Set a record aside."""
+        self.seen.records += 1
+        part = self.part
+        self.pieces.rejects.append((part.number, part.part, rejected(part.file, number, kind, reason, raw)))
+
+    def take(self, number: int, record: Any, raw: bytes | None) -> tuple[str, str | None]:
+        """Judge a record; it is written or counted, unless there is a reason against it, which is given with its type."""
+        # Files of R4 are the rule: in them only what looks odd is asked for its version.
+        own = evidence(record) if self.version not in _PLAIN else None
+        kind, reason = judge(record, self.kinds)
+        if own is None and (reason is not None or _strays(kind, record)):
+            own = evidence(record)
+        version = own or self.version
+        if REFUSED in (version, self.version):
+            return kind, "other_version"
+        mark = b""
+        if version in REWRITTEN and kind in self.kinds:
+            fresh, left = upgrade(record, str(version))
+            if fresh is not record:
+                record, raw, mark = fresh, None, b'"_from":"%s",' % str(version).encode()
+                self.seen.unread.update(left)
+                kind, reason = judge(record, self.kinds)
+        if reason is not None:
+            return kind, reason
+        self.place += 1
+        self.seen.records += 1
+        if kind not in self.kinds:
+            self.seen.not_modelled[kind] += 1
+            return kind, None
+        if _strays(kind, record):
+            strays = [name for name in record if name in _FOREIGN[kind]]
+            record, raw = {name: value for name, value in record.items() if name not in strays}, None
+            self.seen.unread.update(f"{kind}.{name}" for name in strays)
+        at = b'"_at":"%d:%d:%d:%d",' % (self.part.number, self.part.part, number, self.place)
+        self.writer.write(kind, at + mark, raw if raw is not None else as_json(record))
+        self.seen.taken[kind] += 1
+        return kind, None
+
+    def deletion(self, number: int, entry: dict[str, Any], at: str | None) -> None:
+        """Note that a resource was deleted."""
+        key = deleted_key(entry)
+        if self.version == REFUSED or key is None:
+            reason = "other_version" if self.version == REFUSED else "deletes_nothing"
+            self.reject(number, "", reason, as_json(entry))
+            return
+        self.place += 1
+        self.seen.records += 1
+        self.seen.taken[DELETION] += 1
+        part = self.part
+        form = 0 if part.span is not None else 1
+        self.pieces.deletions.append(Deletion(key, at, (form, part.number, part.part, self.place), number))
+
+    def bundle(self, bundle: dict[str, Any], *, at: int | None = None) -> None:
+        """Take a bundle apart; references to a `fullUrl` of the same bundle become 'Type/id'.
+
+        Args:
+            bundle: The bundle; bundles in it are taken apart too.
+            at: Line or entry that holds this bundle, where it is not the whole file; all its records stand there.
+        """
+        inside = bundle.get("entry")
+        if inside is None:
+            return
+        if not isinstance(inside, list):
+            self.reject(at or 0, "Bundle", "wrong_type", as_json(inside))
+            return
+        keys = full_urls(bundle)
+        for entry in entries(bundle):
+            number = at or entry.number
+            if entry.role == "deletion":
+                self.deletion(number, entry.content, entry.at)
+            elif entry.role == "nothing":
+                self.reject(number, "", "no_resource", as_json(entry.content))
+            elif entry.role != "resource":
+                self.seen.records += 1
+                self.seen.not_modelled[f"({entry.role})"] += 1
+            elif is_bundle(entry.content):
+                self.bundle(entry.content, at=number)
+            else:
+                if isinstance(entry.content, dict):
+                    resolve_links(entry.content, keys, self.kinds)
+                kind, reason = self.take(number, entry.content, None)
+                if reason:
+                    self.reject(number, kind, reason, as_json(entry.content))
 
 
-def _split_lines(part: FilePart, source: Iterator[Line], pieces: Pieces, writer: _Writer) -> None:
+def _strays(kind: str, record: dict[str, Any]) -> bool:
+    """Has this record of a modelled type a field that another version has there?"""
+    return kind in _FOREIGN and not _FOREIGN[kind].isdisjoint(record)
+
+
+def _split_lines(reader: _Reader, source: Iterator[Line]) -> None:
     """NDJSON, one line at a time."""
+    part = reader.part
     last = 0
     cut_noted = False
     for line in source:
@@ -163,7 +204,6 @@ def _split_lines(part: FilePart, source: Iterator[Line], pieces: Pieces, writer:
         data = line.data
         if data is not None and not data.strip():
             continue
-        pieces.records += 1
         kind = ""
         reason: str | None = "too_long"
         if data is not None:
@@ -173,20 +213,24 @@ def _split_lines(part: FilePart, source: Iterator[Line], pieces: Pieces, writer:
             except orjson.JSONDecodeError:
                 reason = "not_json" if _is_utf8(data) else "invalid_utf8"
             else:
-                if _is_bundle(record):
-                    pieces.records -= 1  # its entries are the records
-                    _split_bundle(part, record, pieces, writer, at=line.number)
+                if is_bundle(record):
+                    reader.bundle(record, at=line.number)  # its entries are the records
                     continue
-                kind, reason = _take(part, line.number, record, data, pieces, writer)
+                if line.number in part.aside:
+                    kind, own = judge(
+                        record, reader.kinds
+                    )  # which says more, and the same whether it was looked at before or not
+                    reason = own or part.aside[line.number]
+                else:
+                    kind, reason = reader.take(line.number, record, data)
         if reason is None:
             continue
         if part.cut and not line.ended:
             reason, cut_noted = "gzip_truncated", True
-        _reject(part, line.number, kind, reason, data or b"", pieces)
+        reader.reject(line.number, kind, reason, data or b"")
     if part.cut and not cut_noted:
-        pieces.records += 1
-        _reject(part, last + 1, "", "gzip_truncated", b"", pieces)
-    pieces.lines.append(((part.number, part.part), last))
+        reader.reject(last + 1, "", "gzip_truncated", b"")
+    reader.pieces.lines.append(((part.number, part.part), last))
 
 
 def _is_utf8(data: bytes) -> bool:
@@ -197,149 +241,98 @@ def _is_utf8(data: bytes) -> bool:
     return True
 
 
-def _reject(part: FilePart, number: int, kind: str, reason: str, raw: bytes, pieces: Pieces) -> None:
-    pieces.rejects.append((part.number, part.part, rejected(part.file, number, kind, reason, raw)))
-
-
-def _split_document(part: FilePart, pieces: Pieces, writer: _Writer) -> None:
+def _split_document(part: FilePart, pieces: Pieces, writer: Writer, kinds: Mapping[str, ResourceType]) -> None:
     """A JSON file: a bundle of any type, a single resource, or an array of resources; else JSON lines."""
+    seen = pieces.seen[part.number] = Seen(form="json")
     source = ByteSource(part.path)
-    data = b"".join(source.chunks())
-    pieces.bytes += len(data)
+    reader = _Reader(part, None, seen, pieces, writer, kinds)
+    data, size = _whole(source)
+    pieces.bytes += size
+    if size > DOCUMENT_LIMIT:
+        with part.path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        pieces.rejects.append((part.number, part.part, Rejected(part.file, 0, "", "too_long", digest, size)))
+        seen.records += 1
+        return
+    if not data.strip() and not source.cut:
+        return
     try:
         document = orjson.loads(data)
     except orjson.JSONDecodeError:
         if looks_like_lines(data):
-            whole = FilePart(part.path, part.file, part.number, part.part, (0, len(data)), source.cut)
-            _split_lines(whole, lines(iter([data])), pieces, writer)
+            seen.form = "ndjson"
+            seen.versions = _first_votes(data)
+            version = spoken_for(seen.versions)
+            whole = FilePart(part.path, part.file, part.number, part.part, (0, len(data)), source.cut, version)
+            _split_lines(_Reader(whole, version, seen, pieces, writer, kinds), lines(iter([data])))
             return
-        entries, rest = _salvage(data)
-        if entries:
-            _split_bundle(part, {"entry": entries}, pieces, writer)
-        pieces.records += 1
+        found, rest = salvage(data)
+        if found:
+            seen.form = "bundle"
+            seen.versions = votes({"resourceType": "Bundle", "entry": found})
+            reader.version = spoken_for(seen.versions)
+            reader.bundle({"entry": found})
         unreadable = "gzip_truncated" if source.cut else "not_json" if _is_utf8(data) else "invalid_utf8"
-        _reject(part, len(entries) + 1 if entries else 0, "", unreadable, rest, pieces)
+        reader.reject(len(found) + 1 if found else 0, "", unreadable, rest)
         return
-    if _is_bundle(document):
-        _split_bundle(part, document, pieces, writer)
-    else:
-        for number, record in enumerate(document if isinstance(document, list) else [document], start=1):
-            if _is_bundle(record):
-                _split_bundle(part, record, pieces, writer, at=number)
-                continue
-            pieces.records += 1
-            kind, reason = _take(part, number, record, None, pieces, writer)
-            if reason:
-                _reject(part, number, kind, reason, orjson.dumps(record), pieces)
-    if source.cut:  # the JSON is complete, only the gzip's end is missing
-        pieces.records += 1
-        _reject(part, 0, "", "gzip_truncated", b"", pieces)
-
-
-def _is_bundle(record: Any) -> TypeGuard[dict[str, Any]]:
-    return isinstance(record, dict) and record.get("resourceType") == "Bundle"
-
-
-def _salvage(data: bytes) -> tuple[list[Any], bytes]:
-    """The whole entries of a bundle before the place where it breaks, and the bytes from there on."""
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:  # nothing is guessed at: only what stands before the bad byte is read
-        text = data[: error.start].decode("utf-8")
-    found = re.search(r'"entry"\s*:\s*\[', text)
-    if found is None or '"Bundle"' not in text[: found.start()]:
-        return [], data
-    entries: list[Any] = []
-    decoder, place = json.JSONDecoder(), found.end()
-    while start := re.compile(r"[\s,]*(?=\{)").match(text, place):
-        try:
-            entry, place = decoder.raw_decode(text, start.end())
-        except ValueError:
-            break
-        entries.append(entry)
-    return entries, data[len(text[:place].encode()) :] if entries else data
-
-
-def looks_like_lines(data: bytes) -> bool:
-    """More than one line, and the first one is a JSON object of its own."""
-    first, _, rest = data.lstrip().partition(b"\n")
-    try:
-        return bool(rest.strip()) and isinstance(orjson.loads(first), dict)
-    except orjson.JSONDecodeError:
-        return False
-
-
-def _split_bundle(
-    part: FilePart, bundle: dict[str, Any], pieces: Pieces, writer: _Writer, *, at: int | None = None
-) -> None:
-    """The entries of a bundle; references to a `fullUrl` of the same bundle become 'Type/id'.
-
-    Args:
-        part: The file.
-        bundle: The bundle; bundles in it are taken apart too.
-        pieces: Where what is found is noted.
-        writer: Takes the good records.
-        at: Line or entry that holds this bundle, where it is not the whole file; all its records stand there.
-    """
-    entries = bundle.get("entry")
-    if entries is None:
-        return
-    if not isinstance(entries, list):
-        pieces.records += 1
-        _reject(part, at or 0, "Bundle", "wrong_type", orjson.dumps(entries), pieces)
-        return
-    keys: dict[str, str] = {}
-    for entry in entries:
-        resource = entry.get("resource") if isinstance(entry, dict) else None
-        if isinstance(resource, dict):
-            note_key(entry, resource, keys)
-    for place, entry in enumerate(entries, start=1):
-        number = at or place
-        resource = entry.get("resource") if isinstance(entry, dict) else None
-        if _is_bundle(resource):
-            _split_bundle(part, resource, pieces, writer, at=number)
+    del data
+    records = document if isinstance(document, list) else [document]
+    seen.versions = _sum(votes(record, _FIRST) for record in records[:_FIRST])
+    reader.version = spoken_for(seen.versions)
+    if any(map(is_bundle, records)):
+        seen.form = "bundle"
+    if is_bundle(document):
+        reader.bundle(document)
+        records = []
+    for number, record in enumerate(records, start=1):
+        if is_bundle(record):
+            reader.bundle(record, at=number)
             continue
-        pieces.records += 1
-        if resource is None:
-            _reject(part, number, "", "no_resource", orjson.dumps(entry), pieces)
-            continue
-        if isinstance(resource, dict):
-            _resolve_links(resource, keys)
-        kind, reason = _take(part, number, resource, None, pieces, writer)
+        kind, reason = reader.take(number, record, None)
         if reason:
-            _reject(part, number, kind, reason, orjson.dumps(resource), pieces)
+            reader.reject(number, kind, reason, as_json(record))
+    if source.cut:  # the JSON is complete, only the gzip's end is missing
+        reader.reject(0, "", "gzip_truncated", b"")
 
 
-def note_key(entry: dict[str, Any], resource: dict[str, Any], keys: dict[str, str]) -> None:
-    """Note which key a `fullUrl` stands for; a resource without id takes the one of its `urn:uuid:`."""
-    url, kind = entry.get("fullUrl"), resource.get("resourceType")
-    if not isinstance(url, str) or not isinstance(kind, str):
-        return
-    if resource.get("id") in (None, ""):
-        if url.startswith(("urn:uuid:", "urn:oid:")):
-            resource["id"] = url.rsplit(":", 1)[1]
-        elif f"/{kind}/" in url:
-            resource["id"] = url.rsplit(f"/{kind}/", 1)[1].split("/")[0]
-        else:
-            return
-    keys[url] = f"{kind}/{resource['id']}"
+def _whole(source: ByteSource) -> tuple[bytes, int]:
+    """All bytes of a document and their number; the bytes are not whole where the number is above the limit."""
+    chunks, size = [], 0
+    for chunk in source.chunks():
+        size += len(chunk)
+        if size > DOCUMENT_LIMIT:
+            break
+        chunks.append(chunk)
+    return b"".join(chunks), size
 
 
-def _resolve_links(resource: dict[str, Any], keys: dict[str, str]) -> None:
-    """Rewrite the references that are read, where they name a `fullUrl` of the bundle."""
-    kind = TYPES.get(str(resource.get("resourceType")))
-    for name in kind.references if kind else ():
-        link = resource.get(name)
-        if isinstance(link, dict) and isinstance(target := link.get("reference"), str) and target in keys:
-            link["reference"] = keys[target]
+def _first_votes(data: bytes) -> Counter[str]:
+    """What the first lines of JSON lines speak for."""
+    found: Counter[str] = Counter()
+    for line in lines(iter([data])):
+        if line.number > PROBE:
+            break
+        try:
+            found.update(votes(orjson.loads(line.data or b"")))
+        except orjson.JSONDecodeError:
+            continue
+    return found
+
+
+def _sum(counts: Iterable[Counter[str]]) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for count in counts:
+        total.update(count)
+    return total
 
 
 def main(answer: str) -> None:
     """Take a question as JSON from stdin, leave the `Pieces` as JSON in the file `answer` (see `fhir_work`)."""
     from pipeline.ingest.fhir_work import ANSWER, QUESTION
 
-    parts, folder, job = QUESTION.validate_json(sys.stdin.buffer.read())
-    Path(answer).write_bytes(ANSWER.dump_json(split(parts, folder, job)))
+    parts, folder, job, kinds = QUESTION.validate_json(sys.stdin.buffer.read())
+    pieces = split(parts, folder, job, {kind.name: kind for kind in kinds})
+    Path(answer).write_bytes(ANSWER.dump_json(pieces))
 
 
 if __name__ == "__main__":

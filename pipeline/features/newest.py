@@ -1,0 +1,56 @@
+"""Several FHIR deliveries as one: of every resource the newest statement counts, be it a version or its deletion.
+
+A delivery states one thing of a key: it stands in the table of its type (the primary table) or in `deleted_resources`.
+Tables made by a user's view name their primary table in the Parquet file's metadata; of them the rows of the winning
+delivery count, even where it has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Final
+
+from pipeline.store.connection import identifier
+
+DELETED: Final = "deleted_resources"
+_PRIMARY: Final = b"primary"
+
+Views = Sequence[tuple[int, str]]
+"""Number of the delivery (in the order in which they count) and name of its view."""
+
+
+def primary_of(table: str, files: Iterable[Path]) -> str:
+    """The table that holds a row for every resource that this one was made from: itself, or what its files name."""
+    import pyarrow.parquet as pq
+
+    for file in files:
+        if named := (pq.read_schema(file).metadata or {}).get(_PRIMARY):
+            return str(named.decode())
+    return table
+
+
+def newest(views: Views, primary: Views, deleted: Views, rank_of_date: Sequence[int]) -> str:
+    """SELECT all rows of the newest statement of every resource (a resource may have any number of rows).
+
+    Args:
+        views: The table in each delivery that has it.
+        primary: Its primary table in each delivery that has it.
+        deleted: The deletions of each delivery.
+        rank_of_date: Rank of each delivery's date: first it counts, then the time of the statement, then the delivery.
+    """
+    if len({number for number, _ in (*views, *primary, *deleted)}) == 1:
+        return f"SELECT * FROM {identifier(views[0][1])}"
+    statements = " UNION ALL ".join(
+        f"SELECT key, {rank_of_date[number]} AS date, {time} AS told, {number} AS delivery FROM {identifier(view)}"
+        for time, some in (("last_updated", primary), ("deleted_at", deleted))
+        for number, view in some
+    )
+    rows = " UNION ALL BY NAME ".join(
+        f"SELECT *, {number} AS __delivery FROM {identifier(view)}" for number, view in views
+    )
+    return (
+        f"SELECT * EXCLUDE (__delivery) FROM ({rows}) AS r SEMI JOIN ("
+        "SELECT key, arg_max(delivery, (date, coalesce(told, TIMESTAMP '0001-01-01'), delivery)) AS delivery "
+        f"FROM ({statements}) GROUP BY key) AS w ON r.key = w.key AND r.__delivery = w.delivery"
+    )
