@@ -237,6 +237,8 @@ def _show_proof(entry: dict[str, Any], proof: Path | None, *, as_json: bool) -> 
         typer.secho(_stands_elsewhere(entry["id_elsewhere"]), err=True, fg=typer.colors.YELLOW, bold=True)
     if entry.get("not_searched"):
         say(f"Not searched, for want of the person column or as it says: {', '.join(entry['not_searched'])}.")
+    if entry.get("exports"):
+        say(f"Exported as MEDS, and out of reach here: {'; '.join(entry['exports'])}. Tell those who have a copy.")
     for line in [*(f"Not covered: {line}" for line in entry.get("not_covered", [])), *LIMITS]:
         say(line)
     steps = [f"cohortloom run {cell.split()[0]} --month {cell.split()[1]}" for cell in entry["not_rebuilt"]]

@@ -1,8 +1,9 @@
 """Taking one person out of a delivery in the landing folder: `look` counts, `take_out` rewrites.
 
 A file is rewritten aside and renamed, so it is the old one or the new one at every moment, and doing it again changes
-nothing; `_SUCCESS` and `_DELIVERY.json` are not touched. What stays is byte for byte what it was (in a gzip: what it
-unpacks to). What is a person's record is in `taking_out_fhir.py` and `taking_out_tables.py`.
+nothing; `_SUCCESS` is not touched, and of `_DELIVERY.json` the hash alone. What stays is byte for byte what it was (in a
+gzip or archive: what it unpacks to). Which file is looked through how is in `taking_out_files.py`; what is a person's
+record, in `taking_out_fhir.py` and `taking_out_tables.py`.
 """
 
 from __future__ import annotations
@@ -14,19 +15,22 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
-from pipeline.ingest.delivery import MANIFEST, SUCCESS, content
-from pipeline.ingest.fhir import form_of
+from pipeline.ingest.delivery import renew_content
 from pipeline.ingest.lines import ByteSource
 from pipeline.ingest.person import Person
-from pipeline.ingest.tables import CSV_SUFFIXES, PARQUET_SUFFIXES
+from pipeline.ingest.taking_out_archives import Sift, sift_archive
 from pipeline.ingest.taking_out_fhir import sift_document, sift_lines
+from pipeline.ingest.taking_out_files import PersonFile, file_of, files_of
 from pipeline.ingest.taking_out_tables import sift_csv, sift_parquet
 from pipeline.ingest.tally import Tally
 from pipeline.store.disk import remove, storage_errors, sync_file, sync_folder
+
+if TYPE_CHECKING:
+    from pipeline.features.source import SourceSpec
 
 ASIDE = ".erase-"
 """Names of the work folders beside the deliveries of a source; what a killed erasure left is swept by the next."""
@@ -34,16 +38,7 @@ HALF_COPIED = ".tmp-"
 _HANDING_OVER_SECONDS = 3600.0
 
 
-@dataclass(frozen=True)
-class _File:
-    """One file of a delivery, and how it is read (None: no reader takes it)."""
-
-    name: str
-    path: Path
-    form: str | None
-
-
-def look(folder: Path, format: str, person: Person) -> Tally:
+def look(folder: Path, source: SourceSpec, person: Person) -> Tally:
     """Count what a delivery's folder holds of a person. Changes nothing.
 
     Raises:
@@ -51,15 +46,15 @@ def look(folder: Path, format: str, person: Person) -> Tally:
     """
     total = Tally()
     with storage_errors(str(folder)), _aside(folder) as scratch:
-        for file in _files(folder, format):
+        for file in files_of(folder, source, person.column):
             tally = Tally()
-            for _ in _sifted(file, person, tally, scratch):
+            for _ in _sifted(file, source, person, tally, scratch):
                 pass
-            total.add(_named(file, person, tally))
+            total.add(_named(file, file.name, person, tally))
     return total
 
 
-def take_out(folder: Path, format: str, person: Person) -> Tally:
+def take_out(folder: Path, source: SourceSpec, person: Person) -> Tally:
     """Rewrite a delivery's folder without a person; gives what was there before.
 
     A file in which nothing is left is removed, and so is one that nobody reads or can read and that carries the id;
@@ -70,13 +65,13 @@ def take_out(folder: Path, format: str, person: Person) -> Tally:
     """
     total = Tally()
     with storage_errors(str(folder)), _aside(folder) as scratch:
-        for file in list(_files(folder, format)):
+        for file in list(files_of(folder, source, person.column)):
             tally = Tally()
             fresh = scratch / "fresh"
             with _writer(fresh, file.path) as out:
-                for piece in _sifted(file, person, tally, scratch):
+                for piece in _sifted(file, source, person, tally, scratch):
                     out.write(piece)
-            _named(file, person, tally)
+            _named(file, file.name, person, tally)
             if tally.whole:
                 remove(file.path)
             elif tally.held:
@@ -88,6 +83,8 @@ def take_out(folder: Path, format: str, person: Person) -> Tally:
             sync_folder(file.path.parent if file.path.parent.is_dir() else folder)
             total.add(tally)
         _sweep_empty(folder)
+        if total.held:
+            renew_content(folder, scratch / "manifest")
     return total
 
 
@@ -111,23 +108,7 @@ def half_copied(folder: Path) -> int:
     return sum(1 for _ in folder.glob(f"{HALF_COPIED}*")) if folder.is_dir() else 0
 
 
-def _files(folder: Path, format: str) -> Iterator[_File]:
-    """Every file below the folder but its marks; hidden ones too, which no reader takes."""
-    read = dict(content(folder))
-    for name, path in read.items():
-        if format == "fhir":
-            yield _File(name, path, form_of(name, path))
-        else:
-            bare = name.lower().removesuffix(".gz")
-            form = "csv" if bare.endswith(CSV_SUFFIXES) else "parquet" if bare.endswith(PARQUET_SUFFIXES) else None
-            yield _File(name, path, form)
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if path.is_file() and name not in read and name not in (SUCCESS, MANIFEST):
-            yield _File(name, path, None)
-
-
-def _sifted(file: _File, person: Person, tally: Tally, scratch: Path) -> Iterator[bytes]:
+def _sifted(file: PersonFile, source: SourceSpec, person: Person, tally: Tally, scratch: Path) -> Iterator[bytes]:
     """What stays of a file; `tally.whole` says afterwards that nothing does."""
     work = scratch / "unpacked"
     try:
@@ -138,13 +119,28 @@ def _sifted(file: _File, person: Person, tally: Tally, scratch: Path) -> Iterato
             tally.whole += kept is None
             yield kept or b""
         elif file.form == "csv":
-            yield from sift_csv(file.name, file.path, work, person, tally)
+            yield from sift_csv(file, work, person, tally)
         elif file.form == "parquet":
-            yield from sift_parquet(file.name, file.path, work, person, tally)
-        elif person.distinctive:
+            yield from sift_parquet(file, work, person, tally)
+        elif file.form == "archive":
+            yield from sift_archive(file, scratch, person, tally, _sift_member(source, person))
+        elif file.form is None and person.distinctive:
             tally.whole += any(person.traced(window) for window in _windows(file.path))
     finally:
         work.unlink(missing_ok=True)
+
+
+def _sift_member(source: SourceSpec, person: Person) -> Sift:
+    """How a member of an archive is looked through: as a file is; an archive in it is read by nobody."""
+
+    def sift(name: str, path: Path, scratch: Path, tally: Tally) -> Iterator[bytes]:
+        member = file_of(name, path, source, person.column)
+        if member.form == "archive":
+            member = replace(member, form=None)
+        yield from _sifted(member, source, person, tally, scratch)
+        _named(member, name.partition("/")[2], person, tally)
+
+    return sift
 
 
 def _windows(path: Path) -> Iterator[bytes]:
@@ -155,11 +151,11 @@ def _windows(path: Path) -> Iterator[bytes]:
         last = piece[-200:]
 
 
-def _named(file: _File, person: Person, tally: Tally) -> Tally:
+def _named(file: PersonFile, name: str, person: Person, tally: Tally) -> Tally:
     """Take into account what a file is called, and that nothing is left of it."""
-    called = person.mentions(file.name) or (person.distinctive and person.traced(file.name.encode()))
-    empty = tally.after == (tally.unread if called else 0) and file.form != "parquet"
-    if empty and (tally.removed or called) and not (file.form == "csv" and not called):
+    called = person.mentions(name) or (person.distinctive and person.traced(name.encode()))
+    empty = tally.after == (tally.unread if called else 0) and file.form not in ("parquet", "dictionary")
+    if empty and (tally.removed or called) and not (file.form in ("csv", "archive") and not called):
         tally.whole, tally.removed = 1, tally.before
     if file.form is None and not tally.whole and file.path.stat().st_size:
         how = "as bytes only" if person.distinctive else "not at all, the id is short"
@@ -167,7 +163,7 @@ def _named(file: _File, person: Person, tally: Tally) -> Tally:
     return tally
 
 
-def _rename(folder: Path, file: _File, person: Person) -> None:
+def _rename(folder: Path, file: PersonFile, person: Person) -> None:
     """Give a file that is called by the id and stays another name."""
     if not (person.distinctive and person.traced(file.name.encode())):
         return

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import orjson
 
-from pipeline.ingest.fhir_split import looks_like_lines, note_key
+from pipeline.ingest.fhir_bundle import looks_like_lines, note_key
 from pipeline.ingest.lines import BOM, LINE_LIMIT
 from pipeline.ingest.person import Person, identifier_text
 from pipeline.ingest.tally import Tally
@@ -197,7 +197,7 @@ def _entries(text: str, spans: Spans, person: Person, tally: Tally) -> tuple[lis
             pieces.append(None if inner is None else whole[:where] + inner + whole[stop:])
             continue
         tally.before += 1
-        judged = judge(resource, person, aliases, tally)
+        judged = "theirs" if _deletes(entry, person, aliases) else judge(resource, person, aliases, tally)
         if judged == "theirs":
             tally.removed += 1
             pieces.append(None)
@@ -231,6 +231,15 @@ def judge(record: Any, person: Person, aliases: frozenset[str], tally: Tally) ->
     if _of_somebody(record) or any(_SOMEBODY.search(s) and not person.refers(s) for s in _strings(record)):
         return "names them"
     return "theirs"
+
+
+def _deletes(entry: Any, person: Person, aliases: frozenset[str]) -> bool:
+    """Is this entry of a bundle the statement that the person's Patient was deleted?"""
+    request = entry.get("request") if isinstance(entry, dict) else None
+    if not isinstance(request, dict) or request.get("method") != "DELETE":
+        return False
+    named = [text for text in (request.get("url"), entry.get("fullUrl")) if isinstance(text, str)]
+    return any(person.refers(text) or text in aliases for text in named)
 
 
 def _of_somebody(record: Any) -> bool:

@@ -12,50 +12,67 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputError
 from pipeline.ingest.csv_rows import fields_of, read_header, records
-from pipeline.ingest.lines import BOM, ByteSource, Line
+from pipeline.ingest.lines import ByteSource, Line
 from pipeline.ingest.person import Person
+from pipeline.ingest.taking_out_files import PersonFile
+from pipeline.ingest.taking_out_text import TextForm, unpack
 from pipeline.ingest.tally import Tally
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
-def sift_csv(file: str, path: Path, scratch: Path, person: Person, tally: Tally) -> Iterator[bytes]:
+def sift_csv(file: PersonFile, scratch: Path, person: Person, tally: Tally) -> Iterator[bytes]:
     """The rows of a CSV file without the person's, byte for byte; a row that cannot be read goes if it carries the id.
 
     Args:
-        file: Path in the delivery, for `Tally.unsearched`.
-        path: Plain or gzipped.
+        file: Plain or gzipped, with how it is read.
         scratch: A file to unpack to; the caller removes it.
         person: Who goes.
         tally: Takes the counts.
     """
-    mark = _unpack(path, scratch)
-    if mark:
-        yield BOM
     try:
-        header = read_header(scratch, file)
+        form = unpack(file.path, scratch, file.reading)
+    except UnicodeError:
+        form = None
+    if form is None:  # nobody can read it
+        tally.unsearched.append(f"{file.name} (not in its encoding)")
+        yield from ByteSource(file.path).pieces()
+        return
+    yield form.mark
+    for piece in _rows(file, form, scratch, person, tally):
+        yield form.back(piece)
+
+
+def _rows(file: PersonFile, form: TextForm, plain: Path, person: Person, tally: Tally) -> Iterator[bytes]:
+    """What stays of the lines of a CSV in UTF-8."""
+    try:
+        header = read_header(plain, file.name, file.reading)
     except InputError:  # no reader takes it either; what carries the id goes
-        tally.unsearched.append(f"{file} (no header)")
-        for line in _lines(scratch):
+        tally.unsearched.append(f"{file.name} (no header)")
+        for line in _lines(plain):
             tally.before += 1
             gone = person.traced(line.data or b"")
             tally.removed += gone
             if not gone:
                 yield (line.data or b"") + (b"\n" if line.ended else b"")
         return
-    place = _place(header.names, person.column)
+    place = _place(header.names, file.columns)
     if place is None:
-        tally.unsearched.append(file)
-    first = True
-    for _, raw, ended in records(_lines(scratch)):
+        tally.unsearched.append(file.name)
+    first = header.stands
+    may_hold = _hint(person)
+    for number, raw, ended in records(_lines(plain)):
         end = b"\n" if ended else b""
-        if not raw.strip() or first:
-            first = first and not raw.strip()
+        if not raw.strip():
+            yield from _comment(form.comments.get(number, raw), end, person, tally)
+            continue
+        if first:
+            first = False
             yield raw + end
             continue
         tally.before += 1
-        fields = fields_of(raw, header)[0] if person.id.encode() in raw or _numbered(person) else []
+        fields = fields_of(raw, header)[0] if may_hold is None or may_hold in raw else []
         if fields is None:
             gone = person.traced(raw)
         else:
@@ -68,21 +85,20 @@ def sift_csv(file: str, path: Path, scratch: Path, person: Person, tally: Tally)
             yield raw + end
 
 
-def _numbered(person: Person) -> bool:
-    """May the id stand in a cell in another spelling (17 and 17.0)?"""
-    return person.number is not None
+def _comment(line: bytes, end: bytes, person: Person, tally: Tally) -> Iterator[bytes]:
+    """An empty line, or a comment: one about the person goes."""
+    if line.strip() and person.distinctive and person.traced(line):
+        tally.before += 1
+        tally.removed += 1
+    else:
+        yield line + end
 
 
-def _unpack(path: Path, target: Path) -> bool:
-    """Write the unpacked bytes without a byte-order mark; had it one?"""
-    mark = b""
-    with target.open("wb") as out:
-        for piece in ByteSource(path).pieces():
-            if out.tell() == 0 and not mark and piece.startswith(BOM):
-                mark = BOM
-                piece = piece.removeprefix(BOM)
-            out.write(piece)
-    return bool(mark)
+def _hint(person: Person) -> bytes | None:
+    """Bytes without which no cell of a row is the id (17 and 17.0 are one); None where that cannot be said."""
+    if '"' in person.id:  # stands doubled in a CSV
+        return None
+    return str(abs(person.number)).encode() if person.number is not None else person.id.encode()
 
 
 def _lines(path: Path) -> Iterator[Line]:
@@ -93,22 +109,21 @@ def _lines(path: Path) -> Iterator[Line]:
             yield Line(number, line[:-1] if ended else line, ended)
 
 
-def _place(names: list[str], column: str | None) -> int | None:
+def _place(names: list[str], columns: tuple[str, ...]) -> int | None:
     """Where the person column stands: by its name, else by its name in any case."""
-    if column is None:
-        return None
-    for known, wanted in ((names, column), ([n.lower() for n in names], column.lower())):
-        if wanted in known:
-            return known.index(wanted)
+    lowered = [name.lower() for name in names]
+    for column in columns:
+        for known, wanted in ((names, column), (lowered, column.lower())):
+            if wanted in known:
+                return known.index(wanted)
     return None
 
 
-def sift_parquet(file: str, path: Path, scratch: Path, person: Person, tally: Tally) -> Iterator[bytes]:
+def sift_parquet(file: PersonFile, scratch: Path, person: Person, tally: Tally) -> Iterator[bytes]:
     """A Parquet file without the person's rows; nothing is yielded where it holds none of them.
 
     Args:
-        file: Path in the delivery, for `Tally.unsearched`.
-        path: Plain or gzipped.
+        file: Plain or gzipped.
         scratch: A file to work in; the caller removes it.
         person: Who goes.
         tally: Takes the counts.
@@ -116,17 +131,19 @@ def sift_parquet(file: str, path: Path, scratch: Path, person: Person, tally: Ta
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    plain = path
-    if ByteSource(path).gzipped:
-        _unpack(path, scratch)
+    plain = file.path
+    if ByteSource(file.path).gzipped:
+        with scratch.open("wb") as out:
+            for piece in ByteSource(file.path).pieces():
+                out.write(piece)
         plain = scratch
     fresh = scratch.with_name(f"{scratch.name}.fresh")
     try:
         with pq.ParquetFile(plain) as source:
             tally.before += source.metadata.num_rows
-            place = _place(source.schema_arrow.names, person.column)
+            place = _place(source.schema_arrow.names, file.columns)
             if place is None:
-                tally.unsearched.append(file)
+                tally.unsearched.append(file.name)
                 return
             name = source.schema_arrow.names[place]
             found = sum(count_rows(batch.column(0), person) for batch in source.iter_batches(columns=[name]))
@@ -134,11 +151,13 @@ def sift_parquet(file: str, path: Path, scratch: Path, person: Person, tally: Ta
             if not found:
                 return
             _write_without(source, name, fresh, person)
-        with fresh.open("rb") as out:
-            while piece := out.read(1 << 20):
+        with fresh.open("rb") as made:
+            while piece := made.read(1 << 20):
                 yield piece
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        tally.unsearched.append(f"{file} (not readable as Parquet)")
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the disk, and not what stands in the file
+            raise
+        tally.unsearched.append(f"{file.name} (not readable as Parquet)")
     finally:
         fresh.unlink(missing_ok=True)
 

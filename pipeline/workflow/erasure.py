@@ -14,6 +14,7 @@ from pipeline.errors import ConfigError, NotFoundError, StoreError
 from pipeline.features.split import fingerprint
 from pipeline.ingest.delivery import SUCCESS
 from pipeline.ingest.taking_out import ASIDE, look, sweep, take_out
+from pipeline.ingest.taking_out_files import SUBJECT
 from pipeline.store.backup import SNAPSHOT, snapshots
 from pipeline.store.disk import hold, release, remove, storage_errors
 from pipeline.workflow.deliveries import FORMATS_WITH_EVENTS, make_events
@@ -30,10 +31,11 @@ from pipeline.workflow.erasures import (
     stream,
     whom,
 )
+from pipeline.workflow.exporting import exports_of
 from pipeline.workflow.holdings import Holdings, every_version, search, stores
 from pipeline.workflow.housekeeping import operator
 from pipeline.workflow.ledger import settle_open
-from pipeline.workflow.raw_rows import filter_raw
+from pipeline.workflow.raw_rows import anybody_left, filter_raw
 from pipeline.workflow.released import ASSET as RELEASE
 from pipeline.workflow.released import find_issue, withdraw
 
@@ -101,7 +103,7 @@ def erase(
     folder = lake.home.landing / source.name
     sweep(folder)
     for key in found.deliveries:
-        tally = take_out(lake.home.landing / source.name / key.partition("--")[2], source.format, person)
+        tally = take_out(lake.home.landing / source.name / key.partition("--")[2], source, person)
         way.say(f"{key}: {tally.removed} of {tally.before} records taken out of {tally.files} files.")
     renewed = {}
     for key in plan.raw:
@@ -144,6 +146,7 @@ def erase(
         "id_elsewhere": elsewhere,
         "not_searched": in_words(left.unsearched, person.mask),
         "not_covered": not_covered(lake),
+        "exports": in_words(exports_of(lake, source.name), person.mask),
         "records_nobody_can_read": left.unread,
         "rows_of_others_with_the_id": left.mentions,
     }
@@ -181,7 +184,7 @@ def _begin(lake: Lake, source: SourceSpec, found: Holdings, keep_releases: bool)
 
 def unknown(source: SourceSpec, elsewhere: Mapping[str, int]) -> NotFoundError:
     """Nothing holds the person. No similar id is named: that would show somebody else's."""
-    named = "Patient.id" if source.format == "fhir" else "the value of the person column"
+    named = {"fhir": "Patient.id", "table": "the value of the person column"}.get(source.format, SUBJECT)
     places = ", ".join(f"{number} files in {place}" for place, number in sorted(elsewhere.items()))
     text = f" But these characters stand in {places}, which nothing here can change." if places else ""
     return NotFoundError(
@@ -245,7 +248,7 @@ def _renew(lake: Lake, source: SourceSpec, key: str, plan: Plan, person: Person,
     partition = {"delivery": key}
     folder = lake.home.landing / source.name / key.partition("--")[2]
     landed = (folder / SUCCESS).exists()
-    if landed and look(folder, source.format, person).before == 0:
+    if landed and look(folder, source, person).before == 0:
         hidden = folder.parent / f"{ASIDE}{key}"
         with storage_errors(key):
             folder.rename(hidden)
@@ -262,7 +265,7 @@ def _renew(lake: Lake, source: SourceSpec, key: str, plan: Plan, person: Person,
     if not reason:
         return "taken in again"
     fresh = filter_raw(lake, raw, person)
-    if not any(stored.rows for name, stored in fresh.files.items() if name != "quarantine"):
+    if not anybody_left(fresh):
         lake.tables.purge(fresh)
         return "gone: it held nobody else"
     _renew_events(lake, source, key, fresh, compute)

@@ -77,11 +77,16 @@ def whom(lake: Lake, source: SourceSpec, id: str, column: str | None) -> Person:
     """The person that a command names.
 
     Raises:
-        ConfigError: no id, or a plain-table source that does not say which column a person's rows go by.
+        ConfigError: no id, a plain-table source that does not say which column a person's rows go by, or a column for
+            a source of another format.
     """
     if not id.strip():
         raise ConfigError("No id was given.")
-    if source.format != "fhir" and not (column or source.person):
+    if source.format != "table" and column is not None:
+        raise ConfigError(
+            "--column is for plain tables.", where=source.name, todo=f"Format {source.format} names its people itself."
+        )
+    if source.format == "table" and not (column or source.person):
         raise ConfigError(
             f"Source '{source.name}' does not say which column tells whose a row is.",
             where="sources.yaml",

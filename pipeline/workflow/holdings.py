@@ -19,6 +19,7 @@ from pipeline.store.backup import snapshots
 from pipeline.store.collector import folders
 from pipeline.store.keys import DRAFT, RECORD, TRASH, VERSION
 from pipeline.store.version import Version
+from pipeline.workflow.delivery_report import ASSET as REPORT
 from pipeline.workflow.raw_rows import column_of, patients, person_rows
 from pipeline.workflow.released import ASSET as RELEASE
 
@@ -57,7 +58,7 @@ class Held:
     def kind(self) -> str:
         """First part of the asset key; of features with the person's part of the split."""
         stage = self.version.asset.partition("/")[0]
-        stage = f"report of {stage}" if self.store == "reports" else stage
+        stage = f"report of {stage.removesuffix('_report')}" if self.store == "reports" else stage
         return f"{stage} ({self.part})" if self.part else stage
 
     @property
@@ -171,7 +172,7 @@ def _search_landing(lake: Lake, source: SourceSpec, found: Holdings) -> None:
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         if not path.is_dir() or path.name.startswith("."):
             continue
-        tally = look(path, source.format, found.person)
+        tally = look(path, source, found.person)
         key = f"{source.name}--{path.name}"
         found.unsearched += [f"{key}: {file}" for file in tally.unsearched]
         found.mentions += tally.mentions
@@ -198,7 +199,7 @@ def _search_versions(lake: Lake, source: SourceSpec, book: CohortBook, found: Ho
         delivered = version.partition.get("delivery", "").partition("--")[0] == source.name
         if delivered and (people.stand_in(version)):
             take(Held(name, version))
-        elif version.asset.startswith("raw/") and version.partition.get("delivery") in found.deliveries:
+        elif version.asset.startswith(("raw/", REPORT)) and version.partition.get("delivery") in found.deliveries:
             # Only records that have no table, or the quarantine: nothing was made of them, but they are counted there.
             held[name, version.label, version.version] = Held(name, version)
         elif version.asset == "features" and version.partition.get("cohort") in ours:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pipeline.ingest.account import BESIDE_THE_DATA
+from pipeline.ingest.taking_out_files import SUBJECT, is_dictionary
 from pipeline.ingest.taking_out_tables import rows_of
-from pipeline.workflow.deliveries import BESIDE_THE_DATA, raw_tables
+from pipeline.workflow.deliveries import raw_tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,10 +20,13 @@ if TYPE_CHECKING:
     from pipeline.store.lake import Lake, Version
 
 _FHIR_COLUMNS = ("key", "patient", "unresolved")
+_BESIDE_COLUMNS = ("file", "key")
+DELETED = "deleted_resources"
 
 
 def person_rows(lake: Lake, raw: Version, person: Person) -> int:
-    """Rows of the raw tables that are the person's, and rows of the quarantine whose file is called by their id."""
+    """Rows of the raw tables that are the person's, and of what stands beside them: files called by their id, and the
+    statement that they were deleted."""
     found = 0
     for name, stored in raw.files.items():
         if stored.rows is not None:
@@ -36,8 +41,8 @@ def patients(lake: Lake, raw: Version, column: str | None) -> set[str]:
 
     Args:
         lake: The lake.
-        raw: Version of `raw/fhir` or `raw/table`.
-        column: The person column of plain tables; None for FHIR.
+        raw: Version of `raw/<format>`.
+        column: The person column (`column_of`); None for FHIR.
     """
     found: set[str] = set()
     for name in raw_tables(lake, raw):
@@ -68,7 +73,7 @@ def filter_raw(lake: Lake, raw: Version, person: Person, *, run_id: str = "") ->
             table = lake.tables.read(raw, name)
             gone = _mask(name, table, person)
             draft.add_table(name, table.filter(pc.invert(gone)))
-            if name not in BESIDE_THE_DATA:
+            if name not in BESIDE_THE_DATA or name == DELETED:
                 _take_off(account, name, _records(table, gone))
         return draft.commit(inputs=raw.inputs, info={**raw.info, "account": account}, run_id=run_id)
 
@@ -84,9 +89,11 @@ def _records(table: Any, gone: Any) -> int:
 
 def _take_off(account: dict[str, Any], table: str, records: int) -> None:
     """Take the records of a table off the account, under the name that it counts them by."""
-    from pipeline.ingest.fhir_columns import TYPES
+    from pipeline.ingest.fhir_pieces import DELETION
+    from pipeline.ingest.user_views import primary_table
 
-    kind = next((t.name for t in TYPES.values() if t.table == table and t.name in account["taken"]), table)
+    known = DELETION if table == DELETED else table
+    kind = next((name for name in account["taken"] if primary_table(name) == table), known)
     if records and kind in account["taken"]:
         account["taken"][kind] -= records
         account["in"] -= records
@@ -96,7 +103,7 @@ def _take_off(account: dict[str, Any], table: str, records: int) -> None:
 
 def _columns(table: str, schema: dict[str, str], person: Person) -> list[str]:
     if table in BESIDE_THE_DATA:
-        return ["file"] if "file" in schema and person.distinctive else []
+        return [name for name in _BESIDE_COLUMNS if name in schema]
     if person.column is not None:
         return [name for name in schema if name.lower() == person.column.lower()]
     return [name for name in _FHIR_COLUMNS if name in schema]
@@ -121,8 +128,9 @@ def _mask(name: str, table: Any, person: Person) -> Any:
     for column in _columns(name, schema, person):
         values = table.column(column)
         values = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
-        if name in BESIDE_THE_DATA:
-            hits = pa.array([person.traced((v or "").encode()) for v in values.to_pylist()], pa.bool_())
+        if name in BESIDE_THE_DATA and column == "file":
+            traced = [person.distinctive and person.traced((v or "").encode()) for v in values.to_pylist()]
+            hits = pa.array(traced, pa.bool_())
         elif person.column is not None:
             hits = rows_of(values, person)
         elif column == "unresolved":
@@ -134,6 +142,17 @@ def _mask(name: str, table: Any, person: Person) -> Any:
     return gone
 
 
+def anybody_left(raw: Version) -> bool:
+    """Does a version of raw tables hold a row of anybody? Dictionaries and what stands beside the data do not count."""
+    format = raw.asset.partition("/")[2]
+    return any(
+        bool(stored.rows) and name not in BESIDE_THE_DATA and not is_dictionary(format, name)
+        for name, stored in raw.files.items()
+    )
+
+
 def column_of(source: SourceSpec, person_column: str | None) -> str | None:
-    """The person column of a source: None for FHIR, which names its patients itself."""
-    return None if source.format == "fhir" else (person_column or source.person)
+    """The person column of a source: None for FHIR, which names its patients in its own way."""
+    if source.format == "fhir":
+        return None
+    return (person_column or source.person) if source.format == "table" else SUBJECT

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from fhir_records import bundle, ndjson, observation, patient
 
+from pipeline.features.source import SourceSpec, TableReading
 from pipeline.features.split import PUBLISHED_KEY
 from pipeline.ingest.lines import ByteSource
 from pipeline.ingest.person import Person
@@ -26,6 +29,10 @@ NAME = "Wimbledorf"
 
 def person(id: str = CANARY, **fields: Any) -> Person:
     return Person(id=id, source="test", key=PUBLISHED_KEY, **fields)
+
+
+def source(format: str = "fhir", **settings: Any) -> SourceSpec:
+    return SourceSpec(name="test", format=format, **settings)
 
 
 def canary(**fields: Any) -> dict[str, Any]:
@@ -47,18 +54,21 @@ def contents(folder: Path) -> dict[str, bytes]:
 def taken(land: Callable[..., Any]) -> Callable[..., dict[str, bytes]]:
     """Land these files, take the person out, look that nobody is found any more; gives what is left."""
 
-    def run(files: dict[str, Any], who: Person | None = None, format: str = "fhir") -> dict[str, bytes]:
+    def run(
+        files: dict[str, Any], who: Person | None = None, format: str = "fhir", **settings: Any
+    ) -> dict[str, bytes]:
         delivery = land(files)
         one = who or person()
+        spec = source(format, **settings)
         before = contents(delivery.folder)
-        seen = look(delivery.folder, format, one)
+        seen = look(delivery.folder, spec, one)
         assert contents(delivery.folder) == before, "looking changes nothing"
         if seen.identifiers:
             one = Person(id=one.id, source=one.source, key=one.key, identifiers=frozenset(seen.identifiers))
-            seen = look(delivery.folder, format, one)
-        done = take_out(delivery.folder, format, one)
+            seen = look(delivery.folder, spec, one)
+        done = take_out(delivery.folder, spec, one)
         assert done.to_dict() == seen.to_dict()
-        again = look(delivery.folder, format, one)
+        again = look(delivery.folder, spec, one)
         assert not again.held
         assert again.before == done.after
         assert (delivery.folder / "_SUCCESS").exists()
@@ -193,7 +203,7 @@ def test_csv_rows_go_by_column_and_keep_every_other_byte(taken: Callable[..., di
 
 def test_tables_without_the_column_are_named(land: Callable[..., Any]) -> None:
     delivery = land({"a.csv": b"code,label\n17,x\n", "b.parquet": b"no parquet", "c.csv": b""})
-    seen = look(delivery.folder, "table", person("17", column="mrn"))
+    seen = look(delivery.folder, source("table"), person("17", column="mrn"))
     assert not seen.held
     assert seen.unsearched == ["a.csv", "b.parquet (not readable as Parquet)", "c.csv (no header)"]
 
@@ -201,11 +211,11 @@ def test_tables_without_the_column_are_named(land: Callable[..., Any]) -> None:
 def test_files_that_no_reader_takes_are_named(land: Callable[..., Any]) -> None:
     files = {"a.ndjson": [patient(1), b"{broken"], "scan.pdf": b"%PDF", "old.zip": b"PK", f"{CANARY}.zip": b"PK"}
     delivery = land(files)
-    seen = look(delivery.folder, "fhir", person())
+    seen = look(delivery.folder, source(), person())
     how = "(no reader takes it: searched as bytes only)"
     assert seen.unsearched == [f"old.zip {how}", f"scan.pdf {how}"]
     assert seen.whole == 1
-    short = look(delivery.folder, "fhir", person("bro")).to_dict()
+    short = look(delivery.folder, source(), person("bro")).to_dict()
     assert short["not_searched"][0] == "old.zip (no reader takes it: searched not at all, the id is short)"
     assert short["records_nobody_can_read"] == 1
 
@@ -229,7 +239,7 @@ def test_parquet_rows_go_and_leave_nothing_in_dictionaries(land: Callable[..., A
     table = pa.table({"who": ids, "name": names, "at": pa.array([1, 2, 3, 4, 5], pa.timestamp("us"))})
     pq.write_table(table, tmp_path / "made.parquet", row_group_size=2)
     delivery = land({name: (tmp_path / "made.parquet").read_bytes()})
-    done = take_out(delivery.folder, "table", person(column="who"))
+    done = take_out(delivery.folder, source("table"), person(column="who"))
     assert (done.before, done.removed) == (5, 2)
     data = contents(delivery.folder)[name]
     assert NAME.encode() not in data
@@ -239,7 +249,7 @@ def test_parquet_rows_go_and_leave_nothing_in_dictionaries(land: Callable[..., A
     assert left.schema.field("at").type == pa.timestamp("us")
     numbered = pa.table({"who": pa.array([17, 18, None], pa.int64())})
     pq.write_table(numbered, delivery.folder / "n.parquet")
-    assert take_out(delivery.folder, "table", person("17", column="who")).removed == 1
+    assert take_out(delivery.folder, source("table"), person("17", column="who")).removed == 1
 
 
 def test_a_file_that_cannot_be_written_stays_whole(land: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,10 +267,10 @@ def test_a_file_that_cannot_be_written_stays_whole(land: Callable[..., Any], mon
 
     monkeypatch.setattr(Path, "replace", dies)
     with pytest.raises(KeyboardInterrupt):
-        take_out(delivery.folder, "fhir", person())
+        take_out(delivery.folder, source(), person())
     monkeypatch.undo()
     assert contents(delivery.folder)["b.ndjson"] == ndjson(files["b.ndjson"])
-    take_out(delivery.folder, "fhir", person())
+    take_out(delivery.folder, source(), person())
     assert contents(delivery.folder)["a.ndjson"] == ndjson([patient(2)])
     assert contents(delivery.folder)["b.ndjson"] == ndjson([of(2, "Patient/p2")])
     (delivery.folder.parent / ".erase-dead").mkdir()
@@ -270,3 +280,66 @@ def test_a_file_that_cannot_be_written_stays_whole(land: Callable[..., Any], mon
 def test_the_id_is_in_no_repr() -> None:
     assert CANARY not in repr(person())
     assert person().mark != person("other").mark
+
+
+@pytest.mark.parametrize(
+    ("settings", "encode", "head"),
+    [
+        ({"encoding": "latin-1"}, "latin-1", b""),
+        ({"encoding": "windows-1252"}, "windows-1252", b""),
+        ({}, "utf-16-le", b"\xff\xfe"),
+        ({}, "utf-16-be", b"\xfe\xff"),
+        ({"encoding": "utf-16"}, "utf-16-le", b"\xff\xfe"),
+        ({"encoding": "utf-16-le"}, "utf-16-le", b""),
+        ({}, "utf-8", b"\xef\xbb\xbf"),
+    ],
+)
+def test_tables_in_other_encodings_keep_their_bytes(
+    taken: Callable[..., dict[str, bytes]], settings: dict[str, str], encode: str, head: bytes
+) -> None:
+    rows = ["who,naïve,x\r\n", "a,é,1\r\n", f'{CANARY},"ü\r\n",2\r\n', "b,ß,3"]
+    tables = {"t": TableReading(files=["t.csv"], **settings)}
+    body = head + "".join(rows).encode(encode)
+    left = taken({"t.csv": body, "other.txt": b"x"}, person(column="who"), "table", tables=tables)
+    assert left["t.csv"] == head + "".join([rows[0], rows[1], rows[3]]).encode(encode)
+
+
+def test_tables_without_header_with_comments_and_by_any_name(taken: Callable[..., dict[str, bytes]]) -> None:
+    tables = {"adult": TableReading(files=["adult.data"], header=["age", "who"], comment="|", trim=True, delimiter=",")}
+    body = f"| made of\n39, {CANARY}\n50, p2\n| about {CANARY} too\n\n51, {CANARY}-2\n".encode()
+    left = taken({"adult.data": body}, person(column="who"), "table", tables=tables)
+    assert left == {"adult.data": f"| made of\n50, p2\n\n51, {CANARY}-2\n".encode()}
+
+
+def test_rows_ended_as_a_macintosh_did(taken: Callable[..., dict[str, bytes]]) -> None:
+    left = taken({"a.csv": f"who,x\r{CANARY},1\rp2,2\r".encode()}, person(column="who"), "table")
+    assert left == {"a.csv": b"who,x\rp2,2\r"}
+
+
+def test_a_table_that_is_not_in_its_encoding_is_named_and_stays(land: Callable[..., Any]) -> None:
+    delivery = land({"a.csv": b"\xff\xfew\0h\0o\0\n\0\x00\xd8\0"})
+    done = take_out(delivery.folder, source("table"), person(column="who"))
+    assert done.unsearched == ["a.csv (not in its encoding)"]
+    assert not done.held
+
+
+def test_archives_that_cannot_be_read_are_named(land: Callable[..., Any]) -> None:
+    inner = io.BytesIO()
+    with zipfile.ZipFile(inner, "w") as archive:
+        archive.writestr("a.csv", f"who\n{CANARY}\np2\n")
+        archive.writestr("deep.zip", b"PK")
+        archive.writestr("damaged.csv", b"who\nwho knows\n")
+    body = inner.getvalue().replace(b"who knows", b"who lost!")
+    delivery = land({"a.zip": body, "b.zip": b"PK no archive"})
+    who = person(column="who")
+    seen = look(delivery.folder, source("table"), who)
+    assert "b.zip (not readable as a ZIP archive)" in seen.unsearched
+    assert "a.zip/damaged.csv (encrypted or damaged)" in seen.unsearched
+    done = take_out(delivery.folder, source("table"), who)
+    assert done.to_dict() == seen.to_dict()
+    with zipfile.ZipFile(delivery.folder / "a.zip") as archive:
+        # What nobody can unpack cannot be packed again; it was in quarantine, and nobody used it.
+        assert archive.namelist() == ["a.csv", "deep.zip"]
+        assert archive.read("a.csv") == b"who\np2\n"
+    assert (delivery.folder / "b.zip").read_bytes() == b"PK no archive"
+    assert not look(delivery.folder, source("table"), who).held

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from pipeline.features.spec import load_book
 from pipeline.features.split import PUBLISHED_KEY, assign
+from pipeline.ingest.account import BESIDE_THE_DATA
 from pipeline.ingest.lines import ByteSource
 from pipeline.store.lake import Lake
 from pipeline.workflow.compute import Compute
@@ -101,12 +102,12 @@ class House:
         return erase(self.lake, spec, self.book, self.search(id, source), way, Compute(), **options)
 
     def rows(self, *, without: str) -> dict[str, list[dict[str, Any]]]:
-        """All current raw rows by delivery and table, without those of a person."""
+        """All current raw rows by delivery and table of data, without those of a person."""
         found = {}
         for asset in ("raw/fhir", "raw/table"):
             for partition in self.lake.tables.partitions(asset):
                 raw = self.lake.tables.resolve(asset, partition)
-                for name in raw.files:
+                for name in set(raw.files) - set(BESIDE_THE_DATA):
                     rows = self.lake.tables.read(raw, name).to_pylist()
                     found[f"{partition['delivery']}/{name}"] = [r for r in rows if without not in str(r)]
         return found
