@@ -18,8 +18,11 @@ from resources.lake import LakeResource
 from resources.landing import LandingResource
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pipeline.features.source import SourceSpec
     from pipeline.ingest.account import Account
-    from pipeline.store.lake import Version
+    from pipeline.store.lake import Lake, Version
 
 GROUP = "ingest"
 OWNERS = ["team:data-platform"]
@@ -27,8 +30,13 @@ FORMATS: tuple[str, ...] = get_args(Format)
 
 _GRAINS = {
     "fhir": "One row a FHIR R4 resource (Observation: one a value or component) in nine typed tables, for one delivery.",
+    "mimic3": "One row a row of the CSV files of MIMIC-III 1.4, one table a declared table, for one delivery.",
+    "mimic4": "One row a row of the CSV files of MIMIC-IV (hosp and icu), one table a declared table, for one delivery.",
+    "meds": "One row an event as delivered, of a MEDS dataset (0.3 or 0.4), and its codes and labels, for one delivery.",
     "table": "One row a row of the CSV and Parquet files, one table a file name, for one delivery.",
 }
+_KINDS = {"fhir": "fhir", "meds": "meds"}
+"""What the asset shows that it is made of; the others are CSV."""
 RETRY = dg.RetryPolicy(max_retries=2, delay=2, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.FULL)
 """For bodies that mostly read and write files; only what a second attempt may mend is retried (`guard.py`)."""
 
@@ -40,13 +48,13 @@ def build_ingest() -> list[dg.AssetsDefinition]:
 
 def _raw(format: str) -> dg.AssetsDefinition:
     key = dg.AssetKey(["raw", format])
-    checks = {"balanced": True, "quarantine_rate": False}
+    checks = {"balanced": True, "quarantine_rate": False, **({"validation": True} if format == "fhir" else {})}
 
     @dg.asset(
         key=key,
         partitions_def=DELIVERY,
         group_name=GROUP,
-        kinds={"duckdb", "parquet", "fhir" if format == "fhir" else "csv"},
+        kinds={"duckdb", "parquet", _KINDS.get(format, "csv")},
         owners=OWNERS,
         tags={"phi": "true", "format": format},
         description=f"{_GRAINS[format]} Beside them the delivery account and the quarantine.",
@@ -62,18 +70,34 @@ def _raw(format: str) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, lake: LakeResource, landing: LandingResource, compute: ComputeResource
     ) -> dg.MaterializeResult:
         from pipeline.workflow.deliveries import take_in
+        from pipeline.workflow.delivery_report import publish_report
 
         delivery = landing.delivery(key_of(context)["delivery"])
         source = load_book().source(delivery.source)
-        version, account = take_in(lake.open(), delivery, source, format, compute.bound(), run_id=context.run.run_id)
+        store = lake.open()
+        version, account = take_in(store, delivery, source, format, compute.bound(), run_id=context.run.run_id)
         context.log.info(account.sentence())
+        page = publish_report(store, version, run_id=context.run.run_id)
+        words = {"as_of": delivery.as_of.isoformat(), **_report_metadata(store, version, page)}
         return dg.MaterializeResult(
             data_version=dg.DataVersion(version.sha256),
-            metadata=plain({"as_of": delivery.as_of.isoformat(), **_raw_metadata(version, account)}),
-            check_results=_raw_checks(account, source.max_quarantine_rate),
+            metadata=plain({**words, **_raw_metadata(version, account)}),
+            check_results=[
+                *_raw_checks(account, source.max_quarantine_rate),
+                *([_validation_check(account, source)] if "validation" in checks else []),
+            ],
         )
 
     return raw
+
+
+def _report_metadata(store: "Lake", version: "Version", page: "Path") -> dict[str, Any]:
+    from pipeline.ingest.report import DeliveryFacts, markdown
+
+    return {
+        "report": dg.MetadataValue.md(markdown(DeliveryFacts.of(store.tables, version))),
+        "report_page": dg.MetadataValue.path(str(page)),
+    }
 
 
 def _raw_metadata(version: "Version", account: "Account") -> dict[str, Any]:
@@ -100,14 +124,55 @@ def _raw_checks(account: "Account", limit: float) -> list[dg.AssetCheckResult]:
             check_name="quarantine_rate",
             passed=rate <= limit / 2,
             severity=dg.AssetCheckSeverity.WARN,
-            metadata={"rate": float(rate), "limit": float(limit)},
+            description=_files_set_aside(account),
+            metadata={
+                "rate": float(rate),
+                "limit": float(limit),
+                "files": markdown_table([{"outcome": o, "files": n} for o, n in _outcomes(account).items()]),
+            },
         ),
     ]
+
+
+def _outcomes(account: "Account") -> dict[str, int]:
+    return dict(account.info.get("files_by_outcome", {}))
+
+
+def _files_set_aside(account: "Account") -> str | None:
+    """How many files could not be used, in a sentence; None where all could."""
+    counts = _outcomes(account)
+    whole, partly = counts.get("quarantined", 0), counts.get("partly taken", 0)
+    if not whole and not partly:
+        return None
+    return f"Of {sum(counts.values()):,} files {whole:,} could not be used and {partly:,} only in part; all others were taken."
+
+
+def _validation_check(account: "Account", source: "SourceSpec") -> dg.AssetCheckResult:
+    """The share of validated resources that failed, against the source's limit; only FHIR is validated."""
+    from pipeline.ingest.fhir_validation import failure_rate
+
+    told = account.info["validation"]
+    rate, limit = failure_rate(told), source.validation.max_failure_rate
+    words = f"{told['failed']:,} of {told['checked']:,} validated resources failed ({rate:.1%})"
+    return dg.AssetCheckResult(
+        check_name="validation",
+        passed=rate <= limit,
+        severity=dg.AssetCheckSeverity.ERROR,
+        description=f"{words}, {'within' if rate <= limit else 'more than'} the {limit:.1%} that the source allows.",
+        metadata={
+            "mode": told["mode"],
+            "rate": float(rate),
+            "limit": float(limit),
+            "types": markdown_table([{"type": kind, **counts} for kind, counts in told["types"].items()]),
+            "faults": markdown_table(told["faults"]),
+        },
+    )
 
 
 _CHECKS = {
     "balanced": "Records in = taken + not modelled + superseded + quarantined.",
     "quarantine_rate": "Quarantined records stay under half of the source's limit (above the limit the delivery is refused).",
+    "validation": "Resources that fail validation by fhir.resources stay under the source's `validation.max_failure_rate`.",
 }
 
 
@@ -127,10 +192,15 @@ def _events() -> dg.AssetsDefinition:
     @guarded
     def events(context: dg.AssetExecutionContext, lake: LakeResource, compute: ComputeResource) -> dg.MaterializeResult:
         from pipeline.workflow.deliveries import make_events
+        from pipeline.workflow.delivery_report import publish_report
 
         key = key_of(context)["delivery"]
         source = load_book().source(key.partition("--")[0])
-        version = make_events(lake.open(), source, key, compute.bound(), run_id=context.run.run_id)
+        store = lake.open()
+        version = make_events(store, source, key, compute.bound(), run_id=context.run.run_id)
+        publish_report(
+            store, store.tables.resolve(f"raw/{source.format}", {"delivery": key}), run_id=context.run.run_id
+        )
         data, subjects = version.files["data"], version.files["subjects"]
         return dg.MaterializeResult(
             data_version=dg.DataVersion(version.sha256),

@@ -245,8 +245,19 @@ def _execute(
         run_id=run_id,
         failed_steps=[asset_of(e) for e in failures],
         seconds=time.perf_counter() - began,
-        reason=reason_of(failures[0]) if failures else "",
+        reason=_blocked(result.all_events) or reason_of(failures[0]) if failures else "",
         assets=[key.to_user_string() for key in made if key is not None],
+    )
+
+
+def _blocked(events: Iterable[dg.DagsterEvent]) -> str:
+    """What the blocking checks say that did not pass; "" where none failed."""
+    found = [
+        e.asset_check_evaluation_data for e in events if e.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION
+    ]
+    failed = [check for check in found if not check.passed and check.blocking]
+    return " ".join(
+        f"The check {check.check_name} does not pass: {check.description or ''}".strip() for check in failed
     )
 
 

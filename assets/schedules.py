@@ -101,7 +101,7 @@ def decisions(lake: "Lake", book: CohortBook, moment: datetime, instance: dg.Dag
 
     seen, closed = snapshot(lake), closed_month(moment)
     published, runs = published_months(lake), known_runs(instance)
-    broken = {name: words for name, words in book.broken.items() if not name.startswith("source:")}
+    broken = {name: words for name, words in book.broken.items() if not name.startswith(("source:", "view:"))}
     found = [Decision(name, closed, "skip", f"its file is broken: {words}") for name, words in broken.items()]
     for spec in book.cohorts.values():
         try:

@@ -71,18 +71,29 @@ def deliver(
         dt.datetime | None, typer.Option("--as", formats=["%Y-%m-%d"], help="Date of the delivery; default today.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the delivery; default its date.")] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Put it in the place of the delivery of that name, and take it in again.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Hand over a delivery and ingest it."""
+    """Hand over a delivery and ingest it. The same once more: nothing to do. Others of its name: --replace."""
     from pipeline.features.spec import load_book
     from pipeline.ingest.delivery import hand_over
     from pipeline.store.lake import Lake
+    from pipeline.workflow.deliveries import taken_in
     from pipeline.workflow.erasures import come_back
 
     load_book().source(source)
     home = home_here()
-    delivery = hand_over(home, source, path, as_of=as_of.date() if as_of else None, name=name)
-    say(f"Handed over as {delivery.key}, as of {delivery.as_of}.")
+    day = as_of.date() if as_of else None
+    if replace:
+        delivery = _replace(home, source, path, day, name)
+    else:
+        delivery = hand_over(home, source, path, as_of=day, name=name)
+        if taken_in(Lake(home), delivery, load_book().source(source)):
+            _say_nothing_to_do(home, delivery, as_json=as_json)
+            return
+        say(f"Handed over as {delivery.key}, as of {delivery.as_of}.")
     if delivery.as_of > dt.datetime.now(dt.UTC).date():
         say("warning: that day is still to come: the delivery counts from its month on, and hides earlier ones then.")
     account = _ingest(home, delivery)
@@ -97,7 +108,32 @@ def deliver(
         say("warning: this delivery holds somebody who was erased from the source; erase the person again.")
     if account.quarantined:
         steps.append(f"cohortloom quarantine {delivery.key}")
-    next_steps(steps)
+    next_steps([*steps, f"cohortloom delivery {delivery.key}   (the report)"])
+
+
+def _replace(home: "Home", source: str, path: Path, day: dt.date | None, name: str | None) -> "Delivery":
+    """Put it in the place of what stands there under its name, with an entry in the journal."""
+    from pipeline.store.lake import Lake
+    from pipeline.workflow.redelivering import replace
+
+    replaced = replace(Lake(home), source, path, as_of=day, name=name)
+    new, old = replaced.delivery, replaced.old
+    if old is None:
+        say(f"{new.key}, as of {new.as_of}: nothing else stands there; taking it in.")
+    else:
+        say(f"Replaced {new.key}, as of {new.as_of} (the old one was as of {old.as_of}); taking it in again.")
+    return new
+
+
+def _say_nothing_to_do(home: "Home", delivery: "Delivery", *, as_json: bool) -> None:
+    account = accounts_of(home)[delivery.key]
+    if as_json:
+        print_json({"delivery": delivery.key, "as_of": str(delivery.as_of), **account.to_dict()})
+    say(
+        f"Nothing to do: {delivery.key}, as of {delivery.as_of}, is there with the same content and was taken in: "
+        f"{account.sentence()}."
+    )
+    next_steps([f"cohortloom delivery {delivery.key}   (the report)", "take it in once more all the same: --replace"])
 
 
 def run(
@@ -239,3 +275,14 @@ def _show_account(account: "Account") -> None:
     show(rows, title="Delivery account", as_json=False, empty="")
     for reason, count in account.quarantined.items():
         say(f"quarantined: {count:,} {reason}")
+    outcomes = account.info.get("files_by_outcome", {})
+    if outcomes.get("quarantined") or outcomes.get("partly taken"):
+        say(f"files: {', '.join(f'{number:,} {outcome}' for outcome, number in outcomes.items())}")
+    validation = account.info.get("validation", {})
+    if validation.get("checked"):
+        say(
+            f"validated: {validation['checked']:,} ({validation['mode']}), {validation['failed']:,} failed, "
+            f"{validation['structural']:,} of them structurally"
+        )
+    for sentence in view_sentences(account):
+        say(sentence)

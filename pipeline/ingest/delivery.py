@@ -7,17 +7,21 @@ looked into here.
 from __future__ import annotations
 
 import filecmp
+import hashlib
 import json
 import os
 import re
 import shutil
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import Literal
 
 from pipeline.errors import ConfigError, InputError, NotFoundError, StoreError, nearest
+from pipeline.store.hashing import sha256_file, sha256_json
 from pipeline.store.home import Home
 
 SUCCESS = "_SUCCESS"
@@ -37,12 +41,14 @@ class Delivery:
         name: Delivery name (second part).
         folder: Where its files lie.
         as_of: The day up to which the delivery knows.
+        content: Hash over the names and bytes that were handed over; empty where somebody put the folder there.
     """
 
     source: str
     name: str
     folder: Path
     as_of: date
+    content: str = ""
 
     @property
     def key(self) -> str:
@@ -122,6 +128,58 @@ def hand_over(home: Home, source: str, path: Path, *, as_of: date | None, name: 
         ConfigError: A name that the store would refuse.
         StoreError: The landing folder cannot be written.
     """
+    asked = look_at(source, path, as_of=as_of, name=name)
+    target = home.landing / source / asked.name
+    # In this order: a delivery comes whole, so one that appears between the two looks is not taken for half of one.
+    if target.exists() and not (target / SUCCESS).exists():
+        raise InputError(
+            "A delivery of this name is still being written (it has no _SUCCESS).",
+            where=f"{source}--{asked.name}",
+            todo="Wait for it, or choose another name.",
+        )
+    if (target / SUCCESS).exists():
+        return _same_or_refuse(target, asked)
+    with copied_aside(home, asked) as made:
+        try:
+            made.folder.rename(target)
+        except OSError:
+            if not (target / SUCCESS).exists():
+                raise
+            return _same_or_refuse(target, asked)  # someone else handed it over meanwhile
+    return _read(source, target)
+
+
+@dataclass(frozen=True)
+class HandingOver:
+    """What somebody wants to hand over.
+
+    Attributes:
+        source: Source name.
+        name: Delivery name.
+        files: The files, as (path relative to the delivery, path).
+        day: Day up to which it knows.
+        dated: Was the day asked for? Else it follows from the name or the calendar.
+    """
+
+    source: str
+    name: str
+    files: list[tuple[str, Path]]
+    day: date
+    dated: bool
+
+    def same_as(self, there: Delivery) -> Literal["same", "content", "date"]:
+        """Is it what stands there, and if not, what differs?"""
+        have = dict(content(there.folder))
+        same = have.keys() == {relative for relative, _ in self.files} and all(
+            filecmp.cmp(file, have[relative], shallow=False) for relative, file in self.files
+        )
+        if not same:
+            return "content"
+        return "date" if self.dated and self.day != there.as_of else "same"
+
+
+def look_at(source: str, path: Path, *, as_of: date | None, name: str | None) -> HandingOver:
+    """What handing over a file or folder would mean; raises as `hand_over` does where it cannot be."""
     path = Path(path)
     if not path.exists():
         raise InputError("There is no such file or folder.", where=str(path))
@@ -137,53 +195,78 @@ def hand_over(home: Home, source: str, path: Path, *, as_of: date | None, name: 
     unreadable = sum(1 for _, file in files if not os.access(file, os.R_OK))
     if unreadable:
         raise InputError(f"{unreadable} of {len(files)} files cannot be read.", where=str(path), todo="Permissions?")
-    target = home.landing / source / name
-    # In this order: a delivery comes whole, so one that appears between the two looks is not taken for half of one.
-    if target.exists() and not (target / SUCCESS).exists():
-        raise InputError(
-            "A delivery of this name is still being written (it has no _SUCCESS).",
-            where=f"{source}--{name}",
-            todo="Wait for it, or choose another name.",
-        )
-    if (target / SUCCESS).exists():
-        return _same_or_refuse(target, source, name, files, as_of)
-    work = home.landing / source / f".tmp-{uuid.uuid4().hex}"
+    return HandingOver(source, name, files, day, as_of is not None)
+
+
+@contextmanager
+def copied_aside(home: Home, asked: HandingOver) -> Iterator[Delivery]:
+    """A whole delivery in a folder beside the deliveries of its source; what that folder holds in the end is removed.
+
+    Raises:
+        StoreError: The landing folder cannot be written (also where the block fails to move the folder).
+    """
+    work = home.landing / asked.source / f".tmp-{uuid.uuid4().hex}"
     try:
-        (home.landing / source).mkdir(parents=True, exist_ok=True)
+        work.parent.mkdir(parents=True, exist_ok=True)
         work.mkdir(mode=0o700)
-        for relative, file in files:
+        hashes = {}
+        for relative, file in asked.files:
             (work / relative).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, work / relative)
-        manifest = {"source": source, "as_of": day.isoformat()}
+            hashes[relative] = _copy(file, work / relative)
+        made = Delivery(asked.source, asked.name, work, asked.day, sha256_json(hashes))
+        manifest = {"source": made.source, "as_of": made.as_of.isoformat(), "content": made.content}
         (work / MANIFEST).write_text(json.dumps(manifest, sort_keys=True) + "\n")
         (work / SUCCESS).touch()
-        work.rename(target)
+        yield made
     except OSError as error:
-        if (target / SUCCESS).exists():  # someone else handed it over meanwhile
-            return _same_or_refuse(target, source, name, files, as_of)
         raise StoreError(
-            f"The delivery cannot be written ({error.strerror}).", where=str(home.landing / source)
+            f"The delivery cannot be written ({error.strerror}).", where=str(home.landing / asked.source)
         ) from None
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return Delivery(source, name, target, day)
 
 
-def _same_or_refuse(
-    target: Path, source: str, name: str, files: list[tuple[str, Path]], as_of: date | None
-) -> Delivery:
+def content_hash(folder: Path) -> str:
+    """The hash over the names and bytes of a delivery's files as they are now: what `Delivery.content` is made like."""
+    return sha256_json({relative: sha256_file(path) for relative, path in content(folder)})
+
+
+def renew_content(folder: Path, aside: Path) -> None:
+    """Enter in `_DELIVERY.json` what the files of a delivery are now, after records were taken out of them.
+
+    Args:
+        folder: The delivery.
+        aside: A path on the same file system to write to first.
+    """
+    manifest = folder / MANIFEST
+    try:
+        told = json.loads(manifest.read_text()) if manifest.is_file() else {}
+    except ValueError:  # who reads the delivery says so
+        return
+    if isinstance(told, dict) and "content" in told:
+        aside.write_text(json.dumps({**told, "content": content_hash(folder)}, sort_keys=True) + "\n")
+        aside.replace(manifest)
+
+
+def _copy(source: Path, target: Path) -> str:
+    """Copy a file; gives its SHA-256."""
+    digest = hashlib.sha256()
+    with source.open("rb") as file, target.open("wb") as out:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+            out.write(piece)
+    return digest.hexdigest()
+
+
+def _same_or_refuse(target: Path, asked: HandingOver) -> Delivery:
     """The delivery that stands there, if it has the same files (and day, where one was asked for)."""
-    there = _read(source, target)
-    have = dict(content(target))
-    same = have.keys() == {relative for relative, _ in files} and all(
-        filecmp.cmp(file, have[relative], shallow=False) for relative, file in files
-    )
-    if not same or (as_of is not None and as_of != there.as_of):
-        what = "content" if not same else "date"
+    there = _read(asked.source, target)
+    differs = asked.same_as(there)
+    if differs != "same":
         raise InputError(
-            f"A delivery of this name is there already with other {what}; deliveries are never changed.",
-            where=f"{source}--{name}",
-            todo="Hand it over under another name.",
+            f"A delivery of this name is there already with other {differs}; nothing was changed.",
+            where=there.key,
+            todo="Hand it over under another name, or put it in the place of the old one with --replace.",
         )
     return there
 
@@ -203,12 +286,13 @@ def _read(source: str, folder: Path) -> Delivery:
     if not manifest.exists():
         return _unlabelled(source, folder)
     try:
-        day = date.fromisoformat(json.loads(manifest.read_text())["as_of"])
-    except (ValueError, KeyError, TypeError):
+        told = json.loads(manifest.read_text())
+        day, content_hash = date.fromisoformat(told["as_of"]), str(told.get("content", ""))
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(
             f"{MANIFEST} must be JSON with a date 'as_of' (YYYY-MM-DD).", where=f"{source}--{folder.name}"
         ) from None
-    return Delivery(source, folder.name, folder, day)
+    return Delivery(source, folder.name, folder, day, content_hash)
 
 
 def _unlabelled(source: str, folder: Path) -> Delivery:

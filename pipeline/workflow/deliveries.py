@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, StoreError
 from pipeline.ingest.account import BESIDE_THE_DATA
 from pipeline.ingest.events import EVENTS
 
@@ -29,6 +29,7 @@ def take_in(
     Raises:
         ConfigError: the delivery's source has another format.
         InputError: the delivery cannot be used as a whole.
+        StoreError: it was replaced while it was read.
     """
     if source.format != format:
         raise ConfigError(
@@ -38,12 +39,38 @@ def take_in(
         )
     from pipeline.ingest.readers import read_delivery
 
+    folder = delivery.folder.stat().st_ino
     with lake.tables.draft(f"raw/{format}", {"delivery": delivery.key}) as draft:
         account = read_delivery(
             delivery, draft, source, threads=compute.engine_threads, memory_limit=compute.memory_limit
         )
+        if not delivery.folder.exists() or delivery.folder.stat().st_ino != folder:
+            raise StoreError(
+                "The delivery was replaced while it was read.", where=delivery.key, todo="Take it in again."
+            )
         info = {"source": delivery.source, "as_of": delivery.as_of.isoformat(), "account": account.to_dict()}
-        return draft.commit(info=info, run_id=run_id), account
+        return draft.commit(inputs=_landed(delivery), info=info, run_id=run_id), account
+
+
+def _landed(delivery: Delivery) -> dict[str, str]:
+    """What a raw version is made from, where that is known: the bytes that were handed over."""
+    return {f"landing/{delivery.source}/{delivery.name}": delivery.content} if delivery.content else {}
+
+
+def taken_in(lake: Lake, delivery: Delivery, source: SourceSpec) -> bool:
+    """Is the current raw version, with its events, that of exactly these bytes and this day?"""
+    partition = {"delivery": delivery.key}
+    raw = lake.tables.current(f"raw/{source.format}", partition)
+    same = raw is not None and bool(delivery.content) and raw.inputs == _landed(delivery)
+    if raw is None or not same or raw.info["as_of"] != delivery.as_of.isoformat():
+        return False
+    return source.format not in EVENTS or current_events(lake, raw) is not None
+
+
+def current_events(lake: Lake, raw: Version) -> Version | None:
+    """The events of a delivery, if they were made from this version of its raw tables."""
+    events = lake.tables.current("events", raw.partition)
+    return events if events is not None and events.inputs.get(raw.label) == raw.sha256 else None
 
 
 def raw_tables(lake: Lake, raw: Version) -> dict[str, Path]:

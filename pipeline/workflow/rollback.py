@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pipeline.errors import ConfigError, NotFoundError, StoreError, nearest
+from pipeline.workflow.delivery_report import ASSET as DELIVERY_REPORT
 from pipeline.workflow.housekeeping import RELEASE, note_operation
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class RolledBack:
     Attributes:
         version: The current version now.
         before: The current version before; None if the pointer was broken.
-        also: Versions that moved with it (the report of an evaluation).
+        also: Versions that moved with it (the report of an evaluation or a delivery).
         stale: Labels of current versions made from another version of this partition, or from such a one, sorted.
     """
 
@@ -105,6 +106,10 @@ def roll_back(
     if asset.startswith("evaluation/"):
         reports = [v for v in lake.reports.history(asset, partition) if v.inputs == version.inputs]
         also = [lake.reports.rollback(asset, partition, v.version) for v in reports[:1]]
+    elif asset.startswith("raw/"):
+        pair = (version.label, version.sha256)
+        reports = [v for v in lake.reports.history(DELIVERY_REPORT, partition) if pair in v.inputs.items()]
+        also = [lake.reports.rollback(DELIVERY_REPORT, partition, v.version) for v in reports[:1]]
     note_operation(
         lake,
         "rollback",

@@ -142,18 +142,19 @@ def test_the_graph_is_the_house(assets: list[dg.AssetsDefinition]) -> None:
         for spec in asset.specs
     }
     names = generators_in_use(load_book())
-    expected = {
-        "raw/fhir": [],
-        "raw/table": [],
-        "events": ["raw/fhir"],
-        "cohort_inputs": ["events", "raw/fhir", "raw/table"],
+    with_events = ["raw/fhir", "raw/meds", "raw/mimic3", "raw/mimic4"]
+    raw = [*with_events, "raw/table"]
+    expected: dict[str, list[str]] = {
+        **{key: [] for key in raw},
+        "events": with_events,
+        "cohort_inputs": ["events", *raw],
         "features": ["cohort_inputs"],
         "references": ["features"],
         "leaderboard": sorted(["references", *(f"evaluation/{g}" for g in names)]),
         "privacy_ledger": [f"model/{g}" for g in names],
         "release": sorted(["leaderboard", "privacy_ledger", *(f"evaluation/{g}" for g in names)]),
         "catalog": sorted(
-            ["events", "features", "leaderboard", "raw/fhir", "raw/table", "references", "release"]
+            ["events", "features", "leaderboard", *raw, "references", "release"]
             + [f"{stage}/{g}" for stage in ("evaluation", "synthetic") for g in names]
         ),
         "inventory": [],
@@ -174,7 +175,7 @@ def test_every_check_has_partitions_and_only_structure_blocks(defs: dg.Definitio
     unpartitioned = {s.key.to_user_string() for s in specs if s.partitions_def is None}
     assert unpartitioned == {"inventory:no_failed_partitions", "inventory:nothing_stale"}  # of an unpartitioned asset
     blocking = {s.name for s in specs if s.blocking}
-    assert blocking == {"balanced", "cohort_file", "schema", "row_count", "intact", "frame"}
+    assert blocking == {"balanced", "validation", "cohort_file", "schema", "row_count", "intact", "frame"}
     assert {"verdict", "generated", "settings_current", "complete", "quarantine_rate", "gate", "signed"} <= {
         s.name for s in specs
     }

@@ -133,9 +133,9 @@ def test_what_cannot_be_taken_is_refused_in_one_sentence(
     (tmp_path / "file").touch()
     home = str(tmp_path / "file")
     assert "cannot be written" in refused(cohortloom("deliver", "clinic", str(folder), COHORTLOOM_HOME=home))
-    stu3 = tmp_path / "Condition.ndjson"
-    stu3.write_bytes(lines([{"resourceType": "Condition", "id": "c", "clinicalStatus": "active", "context": {}}]))
-    assert "FHIR STU3" in refused(cohortloom("deliver", "clinic", str(stu3), "--name", "stu3"))
+    dstu2 = tmp_path / "Condition.ndjson"
+    dstu2.write_bytes(lines([{"resourceType": "Condition", "id": "c", "dateRecorded": "2015-01-01", "patient": {}}]))
+    assert "FHIR DSTU2" in refused(cohortloom("deliver", "clinic", str(dstu2), "--name", "dstu2"))
 
 
 def test_too_much_quarantine_names_the_counts_and_takes_nothing(

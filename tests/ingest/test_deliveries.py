@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import ConfigError, InputError, NotFoundError, StoreError
-from pipeline.ingest.delivery import delivery, hand_over, landed, waiting
+from pipeline.ingest.delivery import content_hash, delivery, hand_over, landed, waiting
 
 
 @pytest.fixture
@@ -31,7 +31,8 @@ def test_hand_over_copies_whole_and_marks_last(home, folder):
     assert [name for name, _ in made.files()] == ["a.ndjson", "sub/b.csv"]
     assert made.as_of == date(2026, 10, 31)
     assert landed(home) == [made] == [delivery(home, made.key)]
-    assert json.loads((made.folder / "_DELIVERY.json").read_text()) == {"as_of": "2026-10-31", "source": "clinic"}
+    told = json.loads((made.folder / "_DELIVERY.json").read_text())
+    assert told == {"as_of": "2026-10-31", "source": "clinic", "content": content_hash(made.folder)}
     assert not list(home.landing.rglob(".tmp-*"))
 
 

@@ -1,0 +1,310 @@
+"""The report on a delivery in words and tables, for the page, for Dagster and for the terminal alike."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from pipeline.ingest.fhir_validation_faults import WORDS as FAULTS
+from pipeline.ingest.quarantine import REASONS
+from pipeline.ingest.report.facts import DeliveryFacts
+
+Cell = str | int
+PLACE: Final = "first at"
+"""The column with the first place of each reason: file and line."""
+FILES_SHOWN: Final = 500
+"""Files that the page lists, those with something set aside first."""
+OUTCOMES: Final[Mapping[str, str]] = {
+    "taken": "every record is in a raw table (or superseded by a newer version)",
+    "partly taken": "some records are set aside, the others are taken",
+    "not modelled": "resources of types that have no raw table",
+    "quarantined": "nothing in it could be used",
+    "not clinical": "no clinical resources: definitions, value sets, outcomes, manifests, logs",
+    "empty": "readable, and nothing in it",
+    "no data": "a kind of file that no reader takes",
+}
+"""What the outcome of a file means."""
+_ORDER: Final = ("quarantined", "partly taken", "taken", "not modelled", "not clinical", "empty", "no data")
+
+
+@dataclass(frozen=True)
+class Section:
+    """One part of the report.
+
+    Attributes:
+        name: Short name, for links.
+        title: Heading.
+        words: Sentences before the table.
+        columns: Its columns.
+        rows: Its rows; none where there is no table.
+        folded: Long and for looking things up: the page shows it on demand, Dagster and the terminal do not.
+    """
+
+    name: str
+    title: str
+    words: list[str] = field(default_factory=list)
+    columns: tuple[str, ...] = ()
+    rows: list[tuple[Cell, ...]] = field(default_factory=list)
+    folded: bool = False
+
+
+def headline(facts: DeliveryFacts) -> tuple[str, str, str]:
+    """How it went: "pass" or "look", in a few words, and in a sentence."""
+    account = facts.account
+    broken = facts.files_by_outcome.get("quarantined", 0)
+    failed = account.info.get("validation", {}).get("failed", 0)
+    if not facts.quarantined and not broken:
+        state, name = ("look", "Taken in, with remarks") if failed else ("pass", "Taken in whole")
+    else:
+        state, name = "look", f"Taken in; {_count(facts.quarantined, 'record')} set aside"
+    return state, name, f"{account.sentence()}."
+
+
+def next_steps(facts: DeliveryFacts) -> list[str]:
+    """What somebody should do, in sentences; never empty."""
+    found = []
+    account = facts.account
+    if facts.quarantined:
+        found.append(
+            f"See what was set aside: cohortloom quarantine {facts.key}. Have it mended at the source and hand the "
+            "delivery over again with --replace, or the mended records with the next delivery. The share is "
+            f"{account.quarantine_rate:.2%} of the records; above max_quarantine_rate the whole delivery is refused."
+        )
+    if broken := facts.files_by_outcome.get("quarantined", 0):
+        found.append(
+            f"{_count(broken, 'file')} could not be used at all; the others were taken without waiting for them."
+        )
+    validation = account.info.get("validation", {})
+    if validation.get("structural") and validation.get("mode") == "sample":
+        found.append(
+            "Only a sample was validated, and it found resources that are not built as FHIR says. Set "
+            "validation.mode to all for the source and hand the delivery over again with --replace to find all of them."
+        )
+    if validation.get("failed", 0) > validation.get("structural", 0):
+        found.append("Tell the sender of the other faults found by validation: those resources are used as they are.")
+    if lost := sum(account.info.get("dangling", {}).values()):
+        found.append(
+            f"{_count(lost, 'record')} point to a record, mostly a patient, that this delivery does not hold. That is "
+            "right where an earlier delivery of the source holds it, and a loss where none does."
+        )
+    return found or ["Nothing: go on with the cohorts of this source."]
+
+
+def sections(facts: DeliveryFacts) -> list[Section]:
+    """The parts of the report that have something to say, in order."""
+    made = [
+        _records(facts),
+        _outcomes(facts),
+        _quarantine(facts),
+        _unusable(facts),
+        _columns(facts),
+        _validation(facts),
+        _links(facts),
+        _versions(facts),
+        _absent(facts),
+        _unread(facts),
+        _events(facts),
+        _files(facts),
+    ]
+    return [section for section in made if section is not None]
+
+
+def _records(facts: DeliveryFacts) -> Section:
+    account = facts.account
+    aside: Counter[str] = Counter()
+    for (kind, _), number in facts.quarantined_types.items():
+        aside[kind or "(unknown)"] += number
+    parts = (account.taken, account.not_modelled, account.superseded, aside)
+    kinds = sorted({kind for part in parts for kind in part}, key=lambda kind: (kind not in account.taken, kind))
+    rows: list[tuple[Cell, ...]] = [(kind, *(part.get(kind, 0) for part in parts)) for kind in kinds]
+    return Section(
+        "records",
+        "Records by type",
+        [
+            "Superseded: older versions and duplicates of a record with the same key. Not modelled: types without a raw table."
+        ],
+        ("type", "taken", "not modelled", "superseded", "quarantined"),
+        rows,
+    )
+
+
+def _outcomes(facts: DeliveryFacts) -> Section | None:
+    counts = facts.files_by_outcome
+    if not counts:
+        return None
+    rows: list[tuple[Cell, ...]] = [
+        (name, counts[name], OUTCOMES.get(name, ""))
+        for name in sorted(counts, key=lambda n: (n not in _ORDER, _place(n)))
+    ]
+    return Section("files", "Files by outcome", [], ("outcome", "files", "meaning"), rows)
+
+
+def _place(outcome: str) -> int:
+    return _ORDER.index(outcome) if outcome in _ORDER else 0
+
+
+def _quarantine(facts: DeliveryFacts) -> Section | None:
+    counts = facts.account.quarantined
+    if not counts:
+        return None
+    rows: list[tuple[Cell, ...]] = []
+    for reason, number in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
+        file, line = facts.first.get(reason, ("", 0))
+        rows.append((reason, number, REASONS.get(reason, ""), f"{file}:{line}" if file else ""))
+    return Section(
+        "quarantine",
+        "Quarantine by reason",
+        ["The records themselves stay in the landing folder; nothing of them is shown here."],
+        ("reason", "records", "meaning", PLACE),
+        rows,
+    )
+
+
+def _validation(facts: DeliveryFacts) -> Section | None:
+    told = facts.account.info.get("validation")
+    if not told or told["mode"] == "off":
+        return None
+    which = "All resources" if told["mode"] == "all" else "A seeded sample of every type and file"
+    words = [
+        f"{which} of the modelled types was held against the models of the standard (fhir.resources, R4B): "
+        f"{told['checked']:,} checked, {told['failed']:,} failed, {told['structural']:,} of them structurally.",
+    ]
+    if told["failed"]:
+        words.append("Structural faults are set aside (reason fails_validation); resources with other faults are used.")
+    by_type = ", ".join(
+        f"{kind} {counts['failed']:,} of {counts['checked']:,}"
+        for kind, counts in told["types"].items()
+        if counts["failed"]
+    )
+    if by_type:
+        words.append(f"Failed, by type: {by_type}.")
+    if told.get("rewritten"):
+        words.append(
+            f"{_count(told['rewritten'], 'drawn resource')} came from another FHIR version and were not validated."
+        )
+    if told["more_faults"]:
+        words.append(f"{_count(told['more_faults'], 'rarer kind')} of fault are left out below.")
+    rows: list[tuple[Cell, ...]] = [
+        (
+            fault["type"],
+            fault["path"] or "(the resource)",
+            FAULTS.get(fault["error"], fault["error"]),
+            fault["records"],
+            "set aside" if fault["structural"] else "reported",
+        )
+        for fault in told["faults"]
+    ]
+    return Section("validation", "Validation", words, ("type", "path", "what is wrong", "records", "then"), rows)
+
+
+def _links(facts: DeliveryFacts) -> Section | None:
+    info = facts.account.info
+    dangling, unresolved = info.get("dangling", {}), {k: n for k, n in info.get("unresolved", {}).items() if n}
+    if not dangling and not unresolved:
+        return None
+    words = []
+    if unresolved:
+        kinds = ", ".join(f"{number:,} {name}" for name, number in unresolved.items())
+        words.append(f"References to a patient that lead to no resource by key: {kinds}.")
+    rows: list[tuple[Cell, ...]] = sorted(dangling.items())
+    return Section("links", "References that lead nowhere", words, ("from", "records") if rows else (), rows)
+
+
+def _versions(facts: DeliveryFacts) -> Section | None:
+    found = facts.account.info.get("versions")
+    if not found:
+        return None
+    rows: list[tuple[Cell, ...]] = [(name, number) for name, number in sorted(found.items())]
+    return Section("versions", "FHIR versions", [], ("version", "files"), rows)
+
+
+def _unread(facts: DeliveryFacts) -> Section | None:
+    found = facts.account.info.get("unread")
+    if not found:
+        return None
+    rows: list[tuple[Cell, ...]] = sorted(found.items())
+    words = ["Their records are taken; these values are written in a form that no column has."]
+    return Section("unread", "Values without a column", words, ("element", "values"), rows)
+
+
+def _unusable(facts: DeliveryFacts) -> Section | None:
+    found = facts.account.info.get("unusable_files")
+    if not found:
+        return None
+    rows: list[tuple[Cell, ...]] = sorted(found.items())
+    return Section("unusable", "Files that could not be used", [], (PLACE, "why"), rows)
+
+
+def _columns(facts: DeliveryFacts) -> Section | None:
+    info = facts.account.info
+    told = {
+        "renamed_columns": "named so, as another column has the name",
+        "columns_not_in_schema": "left out, as the declared schema does not speak of it",
+        "absent_columns": "empty, as the file does not have it",
+        "undeclared_columns": "kept as text, as the release does not declare it",
+    }
+    rows: list[tuple[Cell, ...]] = [
+        (table, column, what)
+        for key, what in told.items()
+        for table, columns in sorted(info.get(key, {}).items())
+        for column in columns
+    ]
+    return Section("columns", "Columns", [], ("table", "column", "what was done"), rows) if rows else None
+
+
+def _absent(facts: DeliveryFacts) -> Section | None:
+    names, release = facts.account.info.get("absent_tables"), facts.account.info.get("version")
+    if names is None:
+        return None
+    words = [f"Read as {release}."] if release else []
+    words.append(f"Not in this delivery: {', '.join(sorted(names))}." if names else "Every declared table came.")
+    return Section("absent", "Tables that did not come", words)
+
+
+def _events(facts: DeliveryFacts) -> Section | None:
+    if facts.events is None:
+        return None
+    rows: list[tuple[Cell, ...]] = [
+        (name.replace("_", " "), value) for name, value in sorted(facts.events.items()) if isinstance(value, int)
+    ]
+    return Section("events", "Events (MEDS)", [], ("what", "number"), rows)
+
+
+def _files(facts: DeliveryFacts) -> Section | None:
+    if not facts.files:
+        return None
+    ordered = sorted(facts.files, key=lambda f: (f.outcome not in ("quarantined", "partly taken"), f.file))
+    words = ["Files of one patient each are often called by the patient's name, so their names are hashed here."]
+    if len(ordered) > FILES_SHOWN:
+        words.append(f"{FILES_SHOWN:,} of {len(ordered):,} files; the table delivered_files has all of them.")
+    rows: list[tuple[Cell, ...]] = [
+        (f.file, f.form, f.outcome, f.records, f.taken, f.not_modelled, f.quarantined, f.reason)
+        for f in ordered[:FILES_SHOWN]
+    ]
+    columns = ("file", "form", "outcome", "records", "taken", "not modelled", "quarantined", "reasons")
+    return Section("each", "Every file", words, columns, rows, folded=True)
+
+
+def markdown(facts: DeliveryFacts) -> str:
+    """The report as Markdown, without names of files: Dagster keeps it for ever, and a name may be a person's id."""
+    _, name, sentence = headline(facts)
+    parts = [f"**{name}.** {sentence}", "\n".join(f"- {step}" for step in next_steps(facts))]
+    for section in sections(facts):
+        if section.folded:
+            continue
+        parts += [f"**{section.title}**", *section.words]
+        if section.rows:
+            lines = [section.columns, ("---",) * len(section.columns), *section.rows]
+            told = [place for place, name in enumerate(section.columns) if name != PLACE]
+            parts.append("\n".join(f"| {' | '.join(_plain(line[place]) for place in told)} |" for line in lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def _plain(cell: Cell) -> str:
+    return f"{cell:,}" if isinstance(cell, int) else cell.replace("|", "\\|").replace("\n", " ")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
