@@ -12,7 +12,20 @@ from typing import NoReturn
 
 import typer
 
-from assets.cli import backfill, erase, house, ledger, listing, operate, release, status, tables
+from assets.cli import (
+    backfill,
+    delivery,
+    erase,
+    export_meds,
+    house,
+    ledger,
+    listing,
+    operate,
+    release,
+    status,
+    tables,
+    view,
+)
 from pipeline.errors import CohortLoomError
 from pipeline.workflow.compute import Compute
 
@@ -25,13 +38,16 @@ app = typer.Typer(
 )
 operate.register(app)
 listing.register(app)
+delivery.register(app)
 backfill.register(app)
 erase.register(app)
+export_meds.register(app)
 house.register(app)
 ledger.register(app)
 release.register(app)
 status.register(app)
 tables.register(app)
+view.register(app)
 
 
 def main() -> NoReturn:

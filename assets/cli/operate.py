@@ -262,6 +262,8 @@ def _say_release(lake: "Lake", cohort: str, month: str) -> None:
 
 
 def _show_account(account: "Account") -> None:
+    from pipeline.ingest.user_views import view_sentences
+
     kinds = sorted({*account.taken, *account.not_modelled, *account.superseded})
     rows = [
         {

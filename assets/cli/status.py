@@ -54,6 +54,9 @@ def status(
         print_json(_as_json(home, cells, planned, tick, ticking))
         return
     _print(home, cells, planned, tick, ticking)
+    for name, reason in book.broken.items():
+        if name.startswith("view:"):
+            say(f"disabled: {name}: {reason}")
 
 
 def _code_now() -> dict[str, str]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import hashlib
 import re
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
@@ -24,9 +25,12 @@ csv.field_size_limit(LINE_LIMIT)  # the default, 128 KiB, would set a row with a
 BATCH = 50_000
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _VALUE = re.compile(r"(?i)\d{4}-\d\d-\d\d([ T][\d:.+Z-]*)?|true|false|" + _NUMBER.pattern)
-_DELIMITERS = ",;\t|"
+DELIMITERS = ",;\t|"
 _OPENS_LINE = re.compile(rb'[ \t]*"')
 _CLOSES = re.compile(rb'(?:[^"]|"")*"(?!")')
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d.*")
+_LINE_ENDS = re.compile("[\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
+_TOLD = re.compile(r"[^\W\d][\w .()/%-]{0,60}")
 _ROWS_TO_TELL = 1_000
 """Rows that are looked at to tell a header from a first row."""
 MOST_COLUMNS = 10_000
@@ -105,12 +109,20 @@ def read_header(path: Path, file: str, settings: TableReading | None = None) -> 
     numbers = [name for name in written if _NUMBER.fullmatch(name)]
     if len(numbers) == len(written):
         raise _no_header(f"The first line holds {len(numbers)} numbers and no column names.", file)
+    if _LINE_ENDS.search(text):
+        raise _no_header("The first line holds control characters that other programs take for line ends.", file)
     values = [name for name in written if _VALUE.fullmatch(name)]  # whole numbers may be names: years
-    if 2 * len(values) > len(written) and not all(map(str.isdigit, values)):
-        raise _no_header("Most of the first line is numbers, dates and truth values, and no column names.", file)
+    moments = any(map(_MOMENT.fullmatch, written))
+    if moments or (2 * len(values) > len(written) and not all(map(str.isdigit, values))):
+        raise _no_header("The first line is numbers, times and truth values in the place of column names.", file)
     if _looks_like_a_row(path, header):
         raise _no_header("The first line looks like a row: its texts stand again in the rows below it.", file)
     return header
+
+
+def told(names: Iterable[str]) -> list[str]:
+    """Column names for messages, sorted: what does not look like a name may be a value, where a row got into a header."""
+    return sorted({name if _TOLD.fullmatch(name) else "(no usual name)" for name in names})
 
 
 def other_encoding(path: Path, file: str, otherwise: str) -> UnusableFileError:
@@ -131,7 +143,7 @@ def _delimiter(text: str, file: str) -> str:
     bare = re.sub(r'"[^"]*"', "", text)
     if "\t" in bare and re.search(r"(?i)\.tsv(\.gz)?$", file):
         return "\t"
-    return max(_DELIMITERS, key=lambda character: (bare.count(character), character == ","))
+    return max(DELIMITERS, key=lambda character: (bare.count(character), character == ","))
 
 
 def _unique(written: tuple[str, ...]) -> list[str]:
@@ -284,11 +296,11 @@ def _stays_open(line: bytes, is_open: bool, opens: re.Pattern[bytes]) -> bool:
         is_open, place = True, start.end()
 
 
-def records(source: Iterator[Line], delimiters: str = _DELIMITERS) -> Iterator[tuple[int, bytes, bool]]:
+def records(source: Iterator[Line], delimiters: str = DELIMITERS) -> Iterator[tuple[int, bytes, bool]]:
     """Rows as (line of their start, bytes, ended by a line break); a quoted field may span lines.
 
-    A quotation mark that is never closed would swallow the rest of the file: after 1,000 lines or 1 MiB the row is
-    given up as its first line only, and reading goes on with the next.
+    A quotation mark that is never closed would swallow the rest of the file: after 10,000 lines (the longest notes of a
+    patient have a few thousand) or 1 MiB the row is given up as its first line only, and reading goes on with the next.
 
     Args:
         source: The lines.
@@ -296,11 +308,11 @@ def records(source: Iterator[Line], delimiters: str = _DELIMITERS) -> Iterator[t
     """
     opens = _opens(delimiters)
     pending: list[tuple[int, bytes, bool]] = []
-    queue: list[tuple[int, bytes, bool]] = []
+    queue: deque[tuple[int, bytes, bool]] = deque()
 
     def following() -> tuple[int, bytes, bool] | None:
         if queue:
-            return queue.pop(0)
+            return queue.popleft()
         line = next(source, None)
         return None if line is None else (line.number, line.data if line.data is not None else b'"', line.ended)
 
@@ -311,10 +323,10 @@ def records(source: Iterator[Line], delimiters: str = _DELIMITERS) -> Iterator[t
             size += len(line[1])
             if open_quote or b'"' in line[1]:
                 open_quote = _stays_open(line[1], open_quote, opens)
-            if open_quote and len(pending) <= 1000 and size <= 1 << 20:
+            if open_quote and len(pending) <= 10_000 and size <= 1 << 20:
                 continue
         if open_quote:
-            queue[:0] = pending[1:]
+            queue.extendleft(reversed(pending[1:]))
             yield pending[0]
         else:
             yield pending[0][0], b"\n".join(part[1] for part in pending), pending[-1][2]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from pipeline.errors import InputError
 from pipeline.ingest.account import Account
-from pipeline.ingest.csv_rows import count_rows
+from pipeline.ingest.csv_rows import count_rows, told
 from pipeline.ingest.delivered_files import DeliveredFile, files_by_outcome, files_table, outcome_of
 from pipeline.ingest.lines import ByteSource, lines, survey
 from pipeline.ingest.mimic3_tables import MIMIC3
@@ -182,7 +182,7 @@ def _take(work: _Work, name: str, file: str, path: Path) -> None:
         account.info["tolerant_files"] = account.info.get("tolerant_files", 0) + 1
     for key, columns in (("absent_columns", read.absent), ("undeclared_columns", read.extra)):
         if columns:
-            account.info.setdefault(key, {})[name] = sorted(columns)
+            account.info.setdefault(key, {})[name] = told(columns)
     work.files.append(_delivered(file, read))
 
 

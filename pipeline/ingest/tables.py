@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.errors import ConfigError, InputError
 from pipeline.ingest.account import Account
+from pipeline.ingest.csv_rows import DELIMITERS, told
 from pipeline.ingest.delivered_files import DeliveredFile, files_by_outcome, files_table, outcome_of
 from pipeline.ingest.quarantine import Rejected, check_limit, public_kind, public_name, quarantine_table, refuse_many
 from pipeline.ingest.table_files import (
@@ -31,6 +32,7 @@ from pipeline.ingest.table_files import (
 from pipeline.ingest.table_parts import CsvPart, ParquetPart, Part, open_csv, open_parquet
 from pipeline.ingest.table_types import Casts, declared_casts, found_casts
 from pipeline.ingest.unusable import UnusableFileError
+from pipeline.ingest.written_otherwise import forms_of
 from pipeline.store.connection import connect, identifier, literal
 
 if TYPE_CHECKING:
@@ -56,6 +58,7 @@ class _Work:
     rejects: list[Rejected] = field(default_factory=list)
     files: list[DeliveredFile] = field(default_factory=list)
     unusable: list[UnusableFileError] = field(default_factory=list)
+    columns: dict[str, list[str]] = field(default_factory=dict)
 
     def note(self, part: Part, rejects: Sequence[Rejected]) -> None:
         """Enter a file that was read."""
@@ -115,6 +118,7 @@ def read_tables(delivery: Delivery, draft: Draft, reading: Reading) -> Account:
             for name, files in assigned.tables.items():
                 _read_table(work, name, files, settings.get(name), assigned)
         _note_others(work, assigned, [name for name in settings if name not in work.account.taken])
+        _note_doubts(work, reading.source.person)
         _close(work)
         draft.add_table("quarantine", quarantine_table(work.rejects))
         draft.add_table("delivered_files", files_table(work.files))
@@ -149,6 +153,7 @@ def _read_table(
         if target.exists():
             ((taken,),) = work.connection.execute(f"SELECT count(*) FROM read_parquet({literal(target)})").fetchall()
             work.account.taken[name] = int(taken)
+            _note_texts(work, name, target)
     shutil.rmtree(folder)
 
 
@@ -285,12 +290,31 @@ def _stem(file: TableFile) -> str:
 
 def _note_columns(work: _Work, name: str, parts: list[CsvPart], schema: TableSchema | None) -> None:
     """What people should know of the columns: names that were given, and columns that the schema does not speak of."""
-    renamed = sorted({column for part in parts for column in part.header.renamed})
+    renamed = told(column for part in parts for column in part.header.renamed)
     if renamed:
         work.account.info.setdefault("renamed_columns", {})[name] = renamed
-    extra = sorted({c for part in parts for c in part.header.names if schema is not None and c not in schema.names})
+    extra = told(c for part in parts for c in part.header.names if schema is not None and c not in schema.names)
     if extra:
         work.account.info.setdefault("columns_not_in_schema", {})[name] = extra
+
+
+def _note_texts(work: _Work, name: str, written: Path) -> None:
+    """The columns of a table, and of its texts those that would be numbers or dates if they were written otherwise."""
+    relation = f"read_parquet({literal(written)})"
+    types = {row[0]: row[1] for row in work.connection.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall()}
+    work.columns[name] = list(types)
+    usual = [column for column, kind in types.items() if kind == "VARCHAR" and told([column]) == [column]]
+    if forms := forms_of(work.connection, relation, usual):
+        work.account.info.setdefault("written_otherwise", {})[name] = forms
+
+
+def _note_doubts(work: _Work, person: str | None) -> None:
+    """Where the source's settings may be wrong: a person's column that is not there, a delimiter within a name."""
+    if lacking := sorted(name for name, there in work.columns.items() if person is not None and person not in there):
+        work.account.info["without_person"] = lacking
+    single = {name: there[0] for name, there in work.columns.items() if len(there) == 1}
+    if doubtful := sorted(name for name, column in single.items() if any(mark in column for mark in DELIMITERS)):
+        work.account.info["one_column"] = doubtful
 
 
 def _note_others(work: _Work, assigned: Assigned, absent: list[str]) -> None:
@@ -303,6 +327,10 @@ def _note_others(work: _Work, assigned: Assigned, absent: list[str]) -> None:
     info["files_by_outcome"] = files_by_outcome(work.files)
     if absent:
         info["absent_tables"] = absent
+
+
+def _tables(number: int) -> str:
+    return f"{number} table{'s' * (number != 1)}"
 
 
 def _close(work: _Work) -> None:
@@ -319,7 +347,7 @@ def _close(work: _Work) -> None:
             "in sources.yaml name.",
         )
     if account.in_ == 0:
-        raise InputError(f"The delivery is empty: {len(account.taken)} tables, and not one row.")
+        raise InputError(f"The delivery is empty: {_tables(len(account.taken))}, and not one row.")
     if not account.balanced:
         raise InputError(
             f"The account does not balance: {account.sentence()}.", todo="Nothing was taken. Please report this."

@@ -98,6 +98,26 @@ def confine(connection: duckdb.DuckDBPyConnection, files: Iterable[Path]) -> Non
     connection.execute("SET lock_configuration = true").fetchall()
 
 
+def engine_fault(error: duckdb.Error, where: str) -> StoreError | None:
+    """DuckDB's error in our words, where it ran out of memory or disk; None for others.
+
+    To be raised outside the handler: DuckDB's own text may quote rows.
+
+    Args:
+        error: The error.
+        where: What was worked on, for the message.
+    """
+    import duckdb
+
+    if isinstance(error, duckdb.OutOfMemoryException):
+        todo = "Raise the memory limit (COHORTLOOM_MEMORY)."
+        return StoreError("DuckDB needs more memory than it may use.", where=where, todo=todo)
+    if isinstance(error, duckdb.IOException):
+        todo = "Is the disk full, or was a file changed meanwhile?"
+        return StoreError("DuckDB cannot read or write a file.", where=where, todo=todo)
+    return None
+
+
 def literal(text: str | Path) -> str:
     """Text as an SQL literal, quotes doubled."""
     return "'" + str(text).replace("'", "''") + "'"

@@ -105,6 +105,7 @@ def sections(facts: DeliveryFacts) -> list[Section]:
         _versions(facts),
         _absent(facts),
         _unread(facts),
+        _views(facts),
         _events(facts),
         _files(facts),
     ]
@@ -227,6 +228,18 @@ def _unread(facts: DeliveryFacts) -> Section | None:
     rows: list[tuple[Cell, ...]] = sorted(found.items())
     words = ["Their records are taken; these values are written in a form that no column has."]
     return Section("unread", "Values without a column", words, ("element", "values"), rows)
+
+
+def _views(facts: DeliveryFacts) -> Section | None:
+    found = facts.account.info.get("views")
+    if not found:
+        return None
+    words = ["Resources that a view cannot take are left out of it alone; where there are too many it has no table."]
+    rows: list[tuple[Cell, ...]] = [
+        (name, one["resource"], "no table" if one["rows"] is None else one["rows"], one["left_out"] or 0)
+        for name, one in sorted(found.items())
+    ]
+    return Section("views", "Views", words, ("view", "of", "rows", "left out"), rows)
 
 
 def _unusable(facts: DeliveryFacts) -> Section | None:
