@@ -89,9 +89,8 @@ def open_views(
     """A connection with one view a raw table as the cohort sees it, and the one-row view `month_end(at, day)`.
 
     Of a FHIR resource that several deliveries hold, the newest statement wins, be it a version or that it was deleted
-    (by the delivery's date, then `last_updated`, then the delivery's name); rows of plain tables are put one after the
-    other. Where the source's
-    dates are real, FHIR rows after `end` are invisible and what ended later has not ended yet.
+    (`newest.py`); rows of plain tables are put one after the other. Where the source's dates are real, FHIR rows after
+    `end` are invisible and what ended later has not ended yet.
 
     Returns:
         The connection, and the visible columns: table to column to DuckDB type.
@@ -99,7 +98,6 @@ def open_views(
     ranked = sorted(deliveries, key=lambda d: (d.as_of, d.key))
     files: dict[str, list[Path]] = {}
     parts: dict[str, list[tuple[int, str]]] = {}
-    dates = sorted({d.as_of for d in ranked})
     for number, delivery in enumerate(ranked):
         for table, path in delivery.tables.items():
             if table in OWN_VIEWS:
@@ -113,14 +111,15 @@ def open_views(
                 parts.setdefault(table, []).append((number, f"__{number}__{table}"))
     connection = lake.connect(files, threads=threads, memory_limit=memory_limit)
     try:
-        rank_of_date = [dates.index(d.as_of) for d in ranked]
         deleted = parts.pop(DELETED, [])
         primary = {table: _primary(source.format, table, ranked) for table in parts}
         for table, views in sorted(parts.items()):
             if source.format == "fhir":
-                merged = newest(views, parts.get(primary[table], views), deleted, rank_of_date)
+                merged = newest(views, parts.get(primary[table], views), deleted)
             else:
                 merged = _merged(source.format, table, views)
+            if table == "medication_request" and source.format == "fhir" and len(parts.get("medication", [])) > 1:
+                merged = _coded(merged)
             connection.execute(f"CREATE TEMP VIEW {identifier('__merged__' + table)} AS {merged}").fetchall()
         columns = _columns(connection, "__merged__")
         cut = source.format in ("fhir", "meds") and source.dates == "real"
@@ -179,6 +178,15 @@ def _primary(format: str, table: str, deliveries: Iterable[RawDelivery]) -> str:
     if format != "fhir":
         return table
     return primary_of(table, [d.tables[table] for d in deliveries if table in d.tables])
+
+
+def _coded(requests: str) -> str:
+    """Medication requests with the code of a Medication that another delivery brought (as `link` does within one)."""
+    columns = ", ".join(f"coalesce(r.{name}, m.{name}) AS {name}" for name in ("code_system", "code", "display"))
+    return (
+        f"SELECT r.* REPLACE ({columns}) FROM ({requests}) AS r LEFT JOIN {identifier('__merged__medication')} AS m "
+        "ON r.code IS NULL AND r.display IS NULL AND r.medication = m.key"
+    )
 
 
 def _merged(format: str, table: str, views: list[tuple[int, str]]) -> str:

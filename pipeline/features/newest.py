@@ -30,19 +30,21 @@ def primary_of(table: str, files: Iterable[Path]) -> str:
     return table
 
 
-def newest(views: Views, primary: Views, deleted: Views, rank_of_date: Sequence[int]) -> str:
+def newest(views: Views, primary: Views, deleted: Views) -> str:
     """SELECT all rows of the newest statement of every resource (a resource may have any number of rows).
+
+    The latest `meta.lastUpdated` wins, so that an old version that comes late changes nothing; of equal ones the later
+    delivery. A statement without a time is newer than all that were delivered before it, and older than all after it.
 
     Args:
         views: The table in each delivery that has it.
         primary: Its primary table in each delivery that has it.
         deleted: The deletions of each delivery.
-        rank_of_date: Rank of each delivery's date: first it counts, then the time of the statement, then the delivery.
     """
     if len({number for number, _ in (*views, *primary, *deleted)}) == 1:
         return f"SELECT * FROM {identifier(views[0][1])}"
     statements = " UNION ALL ".join(
-        f"SELECT key, {rank_of_date[number]} AS date, {time} AS told, {number} AS delivery FROM {identifier(view)}"
+        f"SELECT key, {time} AS told, {number} AS delivery FROM {identifier(view)}"
         for time, some in (("last_updated", primary), ("deleted_at", deleted))
         for number, view in some
     )
@@ -51,6 +53,9 @@ def newest(views: Views, primary: Views, deleted: Views, rank_of_date: Sequence[
     )
     return (
         f"SELECT * EXCLUDE (__delivery) FROM ({rows}) AS r SEMI JOIN ("
-        "SELECT key, arg_max(delivery, (date, coalesce(told, TIMESTAMP '0001-01-01'), delivery)) AS delivery "
-        f"FROM ({statements}) GROUP BY key) AS w ON r.key = w.key AND r.__delivery = w.delivery"
+        f"WITH statements AS ({statements}), "
+        "untimed AS (SELECT key, max(delivery) AS since FROM statements WHERE told IS NULL GROUP BY key) "
+        "SELECT key, arg_max(delivery, (coalesce(told, TIMESTAMP '0001-01-01'), delivery)) AS delivery "
+        "FROM statements LEFT JOIN untimed USING (key) WHERE since IS NULL OR delivery >= since GROUP BY key"
+        ") AS w ON r.key = w.key AND r.__delivery = w.delivery"
     )

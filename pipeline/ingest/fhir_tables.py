@@ -288,6 +288,12 @@ class RawTables:
                 dangling[kind] = lost
             for name, number in zip(unresolved, (conditional, contained, other), strict=True):
                 unresolved[name] += number
+        if account.taken.get("MedicationRequest"):
+            ((lost,),) = self.run(f"""
+                SELECT count(*) FROM {_parquet(request)} WHERE code IS NULL AND display IS NULL
+                    AND medication IS NOT NULL AND medication NOT IN (SELECT key FROM {_parquet(medication)})""")
+            if lost:
+                dangling["MedicationRequest.medication"] = lost
         account.info["dangling"] = dangling
         account.info["unresolved"] = unresolved
 

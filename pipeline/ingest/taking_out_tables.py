@@ -62,7 +62,7 @@ def _rows(file: PersonFile, form: TextForm, plain: Path, person: Person, tally: 
         tally.unsearched.append(file.name)
     first = header.stands
     may_hold = _hint(person)
-    for number, raw, ended in records(_lines(plain)):
+    for number, raw, ended in records(_lines(plain), header.delimiter):
         end = b"\n" if ended else b""
         if not raw.strip():
             yield from _comment(form.comments.get(number, raw), end, person, tally)
@@ -71,14 +71,19 @@ def _rows(file: PersonFile, form: TextForm, plain: Path, person: Person, tally: 
             first = False
             yield raw + end
             continue
-        tally.before += 1
         fields = fields_of(raw, header)[0] if may_hold is None or may_hold in raw else []
-        if fields is None:
-            gone = person.traced(raw)
-        else:
-            hits = [i for i, cell in enumerate(fields) if person.same(cell)] if fields else []
-            gone = place in hits or (place is None and person.distinctive and bool(hits))
-            tally.mentions += bool(hits) and not gone and person.distinctive
+        if fields is None:  # no row: nobody can tell whose its lines are, so each that carries the id goes
+            parts = raw.split(b"\n")
+            kept = [part for part in parts if not person.traced(part)]
+            tally.before += len(parts)
+            tally.removed += len(parts) - len(kept)
+            if kept:
+                yield b"\n".join(kept) + end
+            continue
+        tally.before += 1
+        hits = [i for i, cell in enumerate(fields) if person.same(cell)] if fields else []
+        gone = place in hits or (place is None and person.distinctive and bool(hits))
+        tally.mentions += bool(hits) and not gone and person.distinctive
         if gone:
             tally.removed += 1
         else:

@@ -92,16 +92,18 @@ def test_a_deletion_removes_from_the_month_on_in_which_it_came(months):
 @pytest.mark.parametrize(
     ("first", "second", "kept"),
     [
-        # the date of the delivery counts first
-        ((1, {"a.ndjson": [at(20, gender="old")]}), (2, {"b.ndjson": [at(10, gender="new")]}), ["new"]),
-        ((1, {"a.ndjson": [at(20)]}), (2, {"b.json": gone("Patient/p1", day=10)}), []),
-        ((1, {"b.json": gone("Patient/p1", day=20)}), (2, {"a.ndjson": [at(10, gender="new")]}), ["new"]),
-        # within a date the time of the statement
-        ((1, {"a.ndjson": [at(20, gender="late")]}), (1, {"b.ndjson": [at(10, gender="early")]}), ["late"]),
-        ((1, {"a.ndjson": [at(20, gender="late")]}), (1, {"b.json": gone("Patient/p1", day=10)}), ["late"]),
-        ((1, {"b.json": gone("Patient/p1", day=20)}), (1, {"a.ndjson": [at(10)]}), []),
-        ((1, {"a.ndjson": [at(20, gender="timed")]}), (1, {"b.ndjson": [at(None)]}), ["timed"]),
-        # then the name of the delivery
+        # the time of the statement counts, whenever it was delivered
+        ((1, {"a.ndjson": [at(20, gender="new")]}), (2, {"b.ndjson": [at(10, gender="old")]}), ["new"]),
+        ((1, {"a.ndjson": [at(20, gender="new")]}), (2, {"b.json": gone("Patient/p1", day=10)}), ["new"]),
+        ((1, {"b.json": gone("Patient/p1", day=20)}), (2, {"a.ndjson": [at(10)]}), []),
+        ((1, {"b.json": gone("Patient/p1", day=10)}), (2, {"a.ndjson": [at(20, gender="new")]}), ["new"]),
+        # of equal times the later delivery
+        ((1, {"a.ndjson": [at(20, gender="0")]}), (2, {"b.ndjson": [at(20, gender="1")]}), ["1"]),
+        ((1, {"a.ndjson": [at(20, gender="0")]}), (1, {"b.ndjson": [at(20, gender="1")]}), ["1"]),
+        # without a time: newer than all that came before it, older than all after it
+        ((1, {"a.ndjson": [at(20)]}), (1, {"b.ndjson": [at(None, gender="untimed")]}), ["untimed"]),
+        ((1, {"a.ndjson": [at(20)]}), (1, {"b.json": gone("Patient/p1")}), []),
+        ((1, {"a.ndjson": [at(None)]}), (2, {"b.ndjson": [at(10, gender="timed")]}), ["timed"]),
         ((1, {"a.ndjson": [at(None, gender="0")]}), (1, {"b.ndjson": [at(None, gender="1")]}), ["1"]),
         ((1, {"a.ndjson": [at(None, gender="0")]}), (1, {"b.json": gone("Patient/p1")}), []),
         ((1, {"b.json": gone("Patient/p1")}), (1, {"a.ndjson": [at(None, gender="1")]}), ["1"]),
@@ -110,6 +112,43 @@ def test_a_deletion_removes_from_the_month_on_in_which_it_came(months):
 def test_which_statement_counts(months, first, second, kept):
     seen = months([first, second])
     assert [gender for (gender,) in seen(3, "SELECT gender FROM patient")] == kept
+
+
+def test_an_untimed_statement_divides_what_was_delivered(months):
+    """A later old version does not win by a time that an untimed one in between has made past."""
+    seen = months(
+        [
+            (1, {"a.ndjson": [at(20, gender="first")]}),
+            (2, {"b.ndjson": [at(None, gender="untimed")]}),
+            (3, {"c.ndjson": [at(12, gender="third")]}),
+            (4, {"d.ndjson": [at(10, gender="fourth")]}),
+        ]
+    )
+    assert [seen(month, "SELECT gender FROM patient") for month in (1, 2, 3, 4)] == [
+        [("first",)],
+        [("untimed",)],
+        [("third",)],
+        [("third",)],
+    ]
+
+
+def test_a_request_takes_its_code_from_a_medication_of_another_delivery(months):
+    def request(number: int) -> dict[str, Any]:
+        return {
+            "resourceType": "MedicationRequest",
+            "id": f"r{number}",
+            "status": "active",
+            "intent": "order",
+            "subject": {"reference": "Patient/p1"},
+            "medicationReference": {"reference": "Medication/m1"},
+        }
+
+    code = {"coding": [{"system": "http://www.nlm.nih.gov/research/umls/rxnorm", "code": "123"}]}
+    medication = {"resourceType": "Medication", "id": "m1", "code": code}
+    seen = months([(1, {"a.ndjson": [patient(1), medication, request(1)]}), (2, {"b.ndjson": [request(2)]})])
+    assert seen(2, "SELECT id, code FROM medication_request ORDER BY id") == [("r1", "123"), ("r2", "123")]
+    codes = seen(2, "SELECT code, count(*) FROM events WHERE code LIKE 'RXNORM%' GROUP BY 1", events=True)
+    assert codes == [("RXNORM//123", 2)]
 
 
 def test_all_rows_of_the_newest_version_and_only_those(months):

@@ -201,6 +201,13 @@ def test_csv_rows_go_by_column_and_keep_every_other_byte(taken: Callable[..., di
     assert left == {"a.csv": kept.encode(), "b.csv.gz": kept.encode()}
 
 
+def test_a_quotation_mark_within_a_cell_takes_nobody_else_along(taken: Callable[..., dict[str, bytes]]) -> None:
+    rows = ["mrn,note", *(f"{number},n" for number in range(1000, 1100))]
+    rows[10], rows[90] = '1009,see;"a pipe', '1089,see;"b pipe'
+    left = taken({"a.csv": ("\n".join(rows) + "\n").encode()}, person("1050", column="mrn"), "table")
+    assert left["a.csv"].decode().splitlines() == [row for row in rows if not row.startswith("1050")]
+
+
 def test_tables_without_the_column_are_named(land: Callable[..., Any]) -> None:
     delivery = land({"a.csv": b"code,label\n17,x\n", "b.parquet": b"no parquet", "c.csv": b""})
     seen = look(delivery.folder, source("table"), person("17", column="mrn"))
