@@ -9,10 +9,19 @@ discharge AS (
     SELECT subject_id, CAST(max(dischtime) AS DATE) AS last_discharge FROM admissions GROUP BY subject_id
 ),
 
+known AS (
+    -- What was measured by the last discharge. Later readings are those of people who live to be measured: they, and that
+    -- there are any, would give the label away.
+    SELECT o.*
+    FROM omr AS o
+    JOIN discharge AS d ON d.subject_id = o.subject_id
+    WHERE o.chartdate <= d.last_discharge
+),
+
 bmi AS (
     -- Values are text; what is no number or not plausible is no reading.
     SELECT subject_id, TRY_CAST(result_value AS DOUBLE) AS bmi
-    FROM omr
+    FROM known
     WHERE result_name IN ('BMI (kg/m2)', 'BMI') AND TRY_CAST(result_value AS DOUBLE) BETWEEN 10 AND 100
     QUALIFY row_number() OVER (PARTITION BY subject_id ORDER BY chartdate DESC, seq_num DESC, bmi) = 1
 ),
@@ -25,7 +34,7 @@ readings AS (
         seq_num,
         TRY_CAST(regexp_extract(result_value, '^\s*(\d+)\s*/\s*(\d+)\s*$', 1) AS INTEGER) AS systolic,
         TRY_CAST(regexp_extract(result_value, '^\s*(\d+)\s*/\s*(\d+)\s*$', 2) AS INTEGER) AS diastolic
-    FROM omr
+    FROM known
     WHERE result_name = 'Blood Pressure'
 ),
 

@@ -20,6 +20,7 @@ from pipeline.features.blocks import BlockRows, block_texts, blocks_identity, bu
 from pipeline.features.cohort import PARTS, Cohort
 from pipeline.features.infer import conform, infer_schema
 from pipeline.features.merge import RawDelivery, add_events, month_days, open_views
+from pipeline.features.newest import incomplete
 from pipeline.features.query import run_sql, sql_text
 from pipeline.features.rows import ordered_rows
 from pipeline.features.schema import TableSchema
@@ -32,7 +33,7 @@ from pipeline.store.connection import confine, identifier
 from pipeline.store.hashing import sha256_bytes, sha256_json
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import duckdb
 
@@ -213,6 +214,7 @@ def build_features(
     try:
         lineage = _lineage(spec, raw_columns)
         text, texts = sql_text(spec.sql_file), block_texts(spec)
+        _refuse_incomplete(spec, [text, *texts.values()], deliveries)
         own = ["month_end"]
         if source.format in EVENTS:
             own += ["events", "subjects"]
@@ -255,6 +257,18 @@ def build_features(
         counts=counts,
         blocks={name: b.account for name, b in blocks.items()},
     )
+
+
+def _refuse_incomplete(spec: CohortSpec, texts: Sequence[str], deliveries: Sequence[RawDelivery]) -> None:
+    """Raise `InputError` where the SQL names the table of a user's view that not every delivery was read with."""
+    for table, keys in incomplete({delivery.key: delivery.tables for delivery in deliveries}).items():
+        if any(re.search(rf"\b{re.escape(table)}\b", text, flags=re.IGNORECASE) for text in texts):
+            raise InputError(
+                f"The view '{table}' has no table in {len(keys)} of {len(deliveries)} deliveries (the first: {keys[0]}), so "
+                "their resources would be missing.",
+                where=f"cohort {spec.name}",
+                todo="Read them again with the view: cohortloom deliver SOURCE PATH --as DATE --replace",
+            )
 
 
 def write_features(built: Built, draft: TableTarget) -> None:

@@ -7,7 +7,7 @@ delivery count, even where it has none.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +28,25 @@ def primary_of(table: str, files: Iterable[Path]) -> str:
         if named := (pq.read_schema(file).metadata or {}).get(_PRIMARY):
             return str(named.decode())
     return table
+
+
+def incomplete(deliveries: Mapping[str, Mapping[str, Path]]) -> dict[str, list[str]]:
+    """Tables of a user's views to the deliveries that hold their resources but were not read with them.
+
+    A view that was added later, or that a delivery did not fit at all, would be without those resources in silence.
+
+    Args:
+        deliveries: Key of a delivery to its raw tables.
+    """
+    import pyarrow.parquet as pq
+
+    found: dict[str, list[str]] = {}
+    for table in sorted({table for tables in deliveries.values() for table in tables}):
+        primary = primary_of(table, [tables[table] for tables in deliveries.values() if table in tables])
+        for key, tables in deliveries.items() if primary != table else ():
+            if table not in tables and (primary not in tables or pq.read_metadata(tables[primary]).num_rows):
+                found.setdefault(table, []).append(key)
+    return found
 
 
 def newest(views: Views, primary: Views, deleted: Views) -> str:

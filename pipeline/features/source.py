@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -97,7 +97,8 @@ class SourceSpec(BaseModel):
     )
     accumulate: Literal["merge", "replace"] = Field(
         default="merge",
-        description="Do later deliveries add to earlier ones (newest resource wins) or replace them whole?",
+        description="Do later deliveries add to earlier ones (newest resource wins) or replace them whole? MIMIC always does "
+        "the latter, since its rows have no versions.",
     )
     max_quarantine_rate: float = Field(
         default=0.05, ge=0, le=1, description="Share of quarantined records above which a delivery is refused."
@@ -126,8 +127,17 @@ class SourceSpec(BaseModel):
     )
     description: str = Field(default="", description="For people.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _replaced_by_default(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("format") in ("mimic3", "mimic4"):
+            return {"accumulate": "replace", **data}
+        return data
+
     @model_validator(mode="after")
     def _of_its_format(self) -> SourceSpec:
+        if self.format in ("mimic3", "mimic4") and self.accumulate != "replace":
+            raise ValueError("a delivery of MIMIC is the whole database: `accumulate: replace`")
         if self.tables and self.format != "table":
             raise ValueError("`tables` is for sources of format table")
         for name in self.tables:

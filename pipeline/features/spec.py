@@ -6,7 +6,7 @@ import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -18,7 +18,7 @@ from pipeline.features.source import SourceSpec
 from pipeline.privacy.spec import PrivacyPolicy
 
 # The same safe subset, parsed by libyaml where it is there: the code location reads thousands of lines when it loads.
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_BASE: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 BUILT_IN_COHORTS = Path(__file__).resolve().parents[2] / "cohorts"
 
 
@@ -190,6 +190,19 @@ class CohortSpec(BaseModel):
         return self.folder / self.sql
 
 
+class _Loader(_BASE):
+    """Safe YAML in which no key stands twice: the last one would win without a word."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        """A mapping; raises `ConstructorError` where a key repeats."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key '{key.value}' stands twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 @dataclass(frozen=True)
 class CohortBook:
     """All cohorts and sources that were found, and the files that could not be read with the reason."""
@@ -234,7 +247,11 @@ def load_book(folders: list[Path] | None = None) -> CohortBook:
             )
         listing = folder / "sources.yaml"
         if listing.is_file():
-            for name, settings in (_read_yaml(listing) or {}).items():
+            try:
+                listed = _read_yaml(listing) or {}
+            except ConfigError as error:
+                broken["source:sources.yaml"], listed = _sentence(error, listing), {}
+            for name, settings in listed.items():
                 try:
                     sources[name] = SourceSpec(**{"name": name, **(settings or {})})
                 except (ValidationError, TypeError) as error:
@@ -289,7 +306,7 @@ def _load_cohort(file: Path, generators: list[str]) -> CohortSpec:
 
 def _read_yaml(file: Path) -> Any:
     try:
-        return yaml.load(file.read_text(encoding="utf-8"), _LOADER)
+        return yaml.load(file.read_text(encoding="utf-8"), _Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
@@ -303,12 +320,26 @@ def _sentence(error: Exception, file: Path) -> str:
         # A misspelt key is named first: the one that is missing then follows from it.
         found = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
         key = ".".join(map(str, found[0]["loc"])) or "file"
-        fields = SourceSpec.model_fields if error.title == "SourceSpec" else CohortSpec.model_fields
-        if found[0]["type"] == "extra_forbidden" and len(found[0]["loc"]) == 1:
-            return f"{file}: There is no key '{key}'. {nearest(key, list(fields))}"
+        if found[0]["type"] == "extra_forbidden":
+            top = SourceSpec if error.title == "SourceSpec" else CohortSpec
+            known = _fields_at(top, found[0]["loc"][:-1])
+            return f"{file}: There is no key '{key}'. {nearest(str(found[0]['loc'][-1]), known)}".rstrip()
         words = str(found[0]["msg"]).removeprefix("Value error, ")
         return f"{file}: {words}" if key == "file" else f"{file}: {key}: {words}"
     return str(error) if str(file) in str(error) else f"{file}: {error}"
+
+
+def _fields_at(model: Any, place: tuple[int | str, ...]) -> list[str]:
+    """The keys that a model has at a place within it, through lists and mappings of models; none where it has no fields."""
+    for part in place:
+        fields = getattr(model, "model_fields", None)
+        if fields is None:  # a key of a mapping, or a place in a list: its items are the model
+            model = next((inner for inner in get_args(model) if hasattr(inner, "model_fields")), None)
+        else:
+            model = fields[part].annotation if part in fields else None
+    if not hasattr(model, "model_fields"):
+        model = next((inner for inner in get_args(model) if hasattr(inner, "model_fields")), None)
+    return list(getattr(model, "model_fields", {}))
 
 
 __all__ = [

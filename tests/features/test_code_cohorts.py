@@ -67,6 +67,7 @@ def mimic4(data: Path) -> Expected:
     last = stays.groupby("subject_id").last().join(people)
     left = stays.groupby("subject_id").dischtime.max().dt.normalize()
     omr = pd.read_csv(folder / "omr.csv.gz", dtype={"result_value": str}).sort_values(["chartdate", "seq_num"])
+    omr = omr[pd.to_datetime(omr.chartdate) <= omr.subject_id.map(left)]
     bmi = omr[omr.result_name == "BMI (kg/m2)"].assign(bmi=lambda o: pd.to_numeric(o.result_value, errors="coerce"))
     bmi = bmi[bmi.bmi.between(10, 100)].groupby("subject_id").bmi.last()
     pressure = omr[omr.result_name == "Blood Pressure"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from collections import Counter
 from datetime import date, datetime
 from pathlib import Path
@@ -321,3 +322,19 @@ def test_file_names_are_no_patterns(take, suffix):
     taken = take({f"{name}{suffix}": ndjson([patient(n)]) for n, name in enumerate(names)})
     assert taken.account.taken == {"Patient": len(names)}
     assert sorted(row["id"] for row in taken.rows("patient")) == [f"p{n}" for n in range(len(names))]
+
+
+def test_the_documentation_lists_the_columns_of_every_table(take):
+    head = {"key", "id", "patient", "encounter", "last_updated", "unresolved"}
+    taken = take({"a.ndjson": [patient(1)]})
+    tables = {name for name in taken.version.files if name not in BESIDE_THE_DATA}
+    there = {name: [c for c in taken.table(name).column_names if c not in head] for name in tables}
+    own = {  # `onset_text` and `onset_precision` go with `onset`
+        name: [c for c in columns if re.sub("_(text|precision)$", "", c) not in set(columns) - {c}]
+        for name, columns in there.items()
+    }
+    text = (Path(__file__).parents[2] / "docs" / "fhir.md").read_text(encoding="utf-8").partition("## Columns of")[2]
+    told = {
+        row[1]: re.findall(r"`(\w+)`", row[2]) for row in re.finditer(r"^\| `(\w+)` \| (.*) \|$", text, re.MULTILINE)
+    }
+    assert told == own

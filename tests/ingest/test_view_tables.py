@@ -13,6 +13,7 @@ from fhir_records import bundle, observation, patient
 
 from pipeline.errors import ConfigError
 from pipeline.features.merge import RawDelivery, open_views
+from pipeline.features.newest import incomplete
 from pipeline.features.source import SourceSpec
 from pipeline.features.spec import load_book
 from pipeline.ingest.user_views import kinds_with, load_user_views, primary_table
@@ -126,6 +127,19 @@ def test_the_newest_version_counts_even_where_it_has_no_row(own: View, take: Any
     assert claims == [("Claim/c1", "cancelled"), ("Claim/c2", "active")]
 
 
+def test_deliveries_that_were_read_without_the_view_are_named(own: View, take: Any) -> None:
+    first = take({"a.ndjson": [patient(1)], "o.ndjson": [observation(1)]})
+    own("values", resource="Observation", select=glucose())
+    second = take({"o.ndjson": [observation(2)]})
+    third = take({"a.ndjson": [patient(2)]})
+    tables = {
+        key: {name: taken.lake.tables.path(taken.version, name) for name in taken.version.files}
+        for key, taken in (("d1", first), ("d2", second), ("d3", third))
+    }
+    assert incomplete(tables) == {"values": ["d1"]}
+    assert incomplete({key: tables[key] for key in ("d2", "d3")}) == {}
+
+
 def test_a_source_chooses_its_views(own: View, take: Any) -> None:
     own("claims")
     own("levels", "Observation", glucose())
@@ -146,6 +160,7 @@ def test_a_source_chooses_its_views(own: View, take: Any) -> None:
         ("Claims", {}, "lower case"),
         ("claims", {"select": [{"column": [{"name": "key", "path": "id"}]}]}, "'key' is there twice"),
         ("claims", {"select": [{"column": [{"name": "a", "path": "status."}]}]}, "not FHIRPath"),
+        ("claims", {"select": [{"column": [{"name": "a", "path": "item[-1].sequence"}]}]}, "whole number"),
         (
             "claims",
             {"select": [{"column": [{"name": "a", "paht": "status"}]}]},
