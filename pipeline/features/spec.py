@@ -197,6 +197,8 @@ class _Loader(_BASE):
         """A mapping; raises `ConstructorError` where a key repeats."""
         seen: set[str] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.value == "<<":
+                continue
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"key '{key.value}' stands twice", key.start_mark)
             seen.add(key.value)
@@ -220,7 +222,11 @@ class CohortBook:
         return self.cohorts[name]
 
     def source(self, name: str) -> SourceSpec:
-        """The source called `name`; raises `NotFoundError` with the nearest name."""
+        """The source called `name`; raises `NotFoundError` with the nearest name, or `ConfigError` if it is broken."""
+        if (reason := self.broken.get(f"source:{name}")) is not None:
+            raise ConfigError(reason, where=f"source {name}")
+        if name not in self.sources and (reason := self.broken.get("source:sources.yaml")) is not None:
+            raise ConfigError(reason, where=f"source {name}")
         if name not in self.sources:
             raise NotFoundError(f"There is no source '{name}'.", todo=nearest(name, list(self.sources)))
         return self.sources[name]
@@ -249,12 +255,18 @@ def load_book(folders: list[Path] | None = None) -> CohortBook:
         if listing.is_file():
             try:
                 listed = _read_yaml(listing) or {}
+                if not isinstance(listed, dict):
+                    raise ConfigError(
+                        "The file of sources must be a mapping: `name: {format: ...}`.", where=str(listing)
+                    )
             except ConfigError as error:
                 broken["source:sources.yaml"], listed = _sentence(error, listing), {}
             for name, settings in listed.items():
                 try:
                     sources[name] = SourceSpec(**{"name": name, **(settings or {})})
+                    broken.pop(f"source:{name}", None)
                 except (ValidationError, TypeError) as error:
+                    sources.pop(name, None)  # one of the same name that is built in is not what was meant
                     broken[f"source:{name}"] = _sentence(error, listing)
         for file in sorted(folder.glob("*.yaml")):
             if file.name == "sources.yaml":
@@ -267,9 +279,8 @@ def load_book(folders: list[Path] | None = None) -> CohortBook:
                 broken[file.stem] = _sentence(error, file)
     for name, spec in list(cohorts.items()):
         if spec.source not in sources:
-            broken[name] = (
-                f"{spec.folder / (name + '.yaml')}: source '{spec.source}' is not in sources.yaml. {nearest(spec.source, list(sources))}"
-            )
+            near = f"source '{spec.source}' is not in sources.yaml. {nearest(spec.source, list(sources))}"
+            broken[name] = f"{spec.folder / (name + '.yaml')}: {broken.get(f'source:{spec.source}', near)}"
             del cohorts[name]
     broken |= _broken_views(folders or cohort_folders())
     return CohortBook(cohorts=cohorts, sources=sources, broken=broken)

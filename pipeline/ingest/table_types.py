@@ -40,6 +40,8 @@ _INFERRED = (
 )
 _LOOKED_AT = 50
 """First rows by which the types are told that a column cannot have."""
+_TOGETHER = 100
+"""Columns of a very wide table that are looked at together."""
 
 
 @dataclass(frozen=True)
@@ -89,15 +91,21 @@ def found_casts(connection: duckdb.DuckDBPyConnection, relations: Sequence[str],
         relations: Tables with the rows; columns `c0`, `c1`, ... are those called `names`.
         names: Column names.
     """
-    cells = [f"c{place}" for place in range(len(names))]
+    cells, wide = [f"c{place}" for place in range(len(names))], relations
     head = connection.execute(f"SELECT {', '.join(cells)} FROM {relations[0]} LIMIT {_LOOKED_AT}").fetchall()
     types = []
     for place, cell in enumerate(cells):
+        if len(cells) > 2 * _TOGETHER and place % _TOGETHER == 0:
+            # Every query binds all columns of its relations, which over thousands of columns is most of the work.
+            few = ", ".join(cells[place : place + _TOGETHER])
+            rows = " UNION ALL ".join(f"SELECT {few} FROM {relation}" for relation in wide)
+            connection.execute(f"CREATE OR REPLACE TEMP TABLE few_columns AS {rows}").fetchall()
+            relations = ["few_columns"]
         some = [text for row in head if row[place] is not None and (text := row[place].strip(" "))]
         likely = [sql for sql, pattern in _INFERRED if all(re.fullmatch(str(pattern), text, re.ASCII) for text in some)]
-        # Only the column itself is named: a query that names them all takes longer the more there are.
         rows = " UNION ALL ".join(f"SELECT {cell} FROM {relation}" for relation in relations)
         types.append(_found(connection, f"({rows})", cell, likely) if likely else "VARCHAR")
+    connection.execute("DROP TABLE IF EXISTS few_columns").fetchall()
     every = zip(cells, types, names, strict=True)
     return Casts(", ".join(f"{_found_cast(cell, sql)} AS {identifier(name)}" for cell, sql, name in every))
 

@@ -319,3 +319,13 @@ def test_so_many_bad_rows_that_they_cannot_be_listed_refuse_the_delivery(take, m
     bad = "\n".join(["a,b", "1,2", *("x" for _ in range(11))]).encode()
     with pytest.raises(InputError, match="More than 10 records of one file"):
         take({"a.csv": bad}, format="table")
+
+
+def test_types_of_a_wide_table_are_told_column_by_column(take):
+    columns = 250
+    cells = ["7", "0.5", "x", "2026-01-02"]
+    lines = [",".join(f"n{i}" for i in range(columns)), ",".join(cells[i % 4] for i in range(columns))]
+    table = take({"a.csv": "\n".join(lines).encode()}, format="table").table("a")
+    assert [str(field.type) for field in table.schema] == [
+        ["int64", "double", "string", "date32[day]"][i % 4] for i in range(columns)
+    ]
