@@ -133,7 +133,7 @@ first_labs AS (
     WHERE
         l.charttime >= s.intime AND l.charttime < s.intime + INTERVAL 24 HOUR
         AND l.valuenum BETWEEN b.low AND b.high
-    QUALIFY row_number() OVER (PARTITION BY s.icustay_id, b.lab ORDER BY l.charttime, l.row_id) = 1
+    QUALIFY row_number() OVER (PARTITION BY s.icustay_id, b.lab ORDER BY l.charttime, l.row_id, l.valuenum) = 1
 ),
 
 labs AS (

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from pipeline.errors import InputError
 from pipeline.ingest.account import Account
+from pipeline.ingest.archives import is_packed, most_unpacked
 from pipeline.ingest.csv_rows import count_rows, told
 from pipeline.ingest.delivered_files import DeliveredFile, files_by_outcome, files_table, outcome_of
 from pipeline.ingest.lines import ByteSource, lines, survey
@@ -26,6 +27,7 @@ from pipeline.ingest.mimic_rows import ReadTable, read_table
 from pipeline.ingest.mimic_tables import MimicRelease
 from pipeline.ingest.quarantine import Rejected, check_limit, public_kind, quarantine_table
 from pipeline.store.connection import connect, identifier, literal
+from pipeline.store.hashing import sha256_file
 
 if TYPE_CHECKING:
     import duckdb
@@ -149,7 +151,7 @@ def _refuse_other_generation(
     if table not in tables:
         return
     file, path = tables[table]
-    first = next(lines(ByteSource(path).chunks()), None)
+    first = next(lines(ByteSource(path, most_unpacked(path)).chunks()), None)
     names = (first.data or b"").decode("utf-8", "replace").lower() if first is not None else ""
     header = {name.strip().strip('"') for name in names.split(",")}
     if column not in header and other_release.mark[1] in header:
@@ -205,6 +207,9 @@ def _not_modelled(work: _Work, file: str, path: Path) -> None:
     """A CSV that is none of the tables: its rows are counted."""
     plain = work.scratch / "unknown.csv"
     found = survey(path, plain)
+    if found.swollen:
+        _set_aside(work, file, path)
+        return
     rows = max(0, count_rows(found.plain, found.records) - 1)
     plain.unlink(missing_ok=True)
     kind = re.sub(r"\.csv(\.gz)?$", "", PurePosixPath(file).name.lower())
@@ -214,6 +219,17 @@ def _not_modelled(work: _Work, file: str, path: Path) -> None:
     work.account.not_modelled[kind] = work.account.not_modelled.get(kind, 0) + rows
     outcome = outcome_of(taken=0, not_modelled=rows, not_clinical=0, quarantined=0)
     work.files.append(DeliveredFile(file, "csv", rows, 0, rows, 0, outcome))
+
+
+def _set_aside(work: _Work, file: str, path: Path) -> None:
+    """A CSV of an unknown name that was not unpacked for its size."""
+    size, reason = path.stat().st_size, "too_large"
+    work.account.files += 1
+    work.account.bytes += size
+    work.account.in_ += 1
+    work.account.quarantined[reason] = work.account.quarantined.get(reason, 0) + 1
+    work.rejects.append(Rejected(file, 0, "", reason, sha256_file(path), size))
+    work.files.append(DeliveredFile(file, "csv", 1, 0, 0, 1, "quarantined", reason))
 
 
 def _say_what_is_there(work: _Work, others: list[str]) -> None:
@@ -229,11 +245,17 @@ def _refuse_incomplete(work: _Work) -> None:
     lacking = [name for name in needed if not work.account.taken.get(name)]
     if lacking:
         set_aside = {record.resource_type: record.reason for record in work.rejects if record.line == 0}
+        archives = sum(is_packed(file.file) for file in work.files)
+        if archives and not work.account.taken:
+            raise InputError(
+                "The delivery is an archive, and the files in it are not looked at.",
+                todo="Nothing was taken. Unpack it, and hand over the folder with --replace.",
+            )
         named = [f"{name} ({set_aside[name]})" if name in set_aside else name for name in lacking]
         raise InputError(
             f"The delivery has no {' and no '.join(named)}, or they have no row; {work.release.generation} cannot be "
             f"read without {' and '.join(needed)}.",
-            todo="Nothing was taken. Add them, and hand the delivery over again.",
+            todo="Nothing was taken. Add them, and hand the delivery over again with --replace.",
         )
     work.account.info["version"] = _version(work)
 

@@ -133,7 +133,15 @@ def selects(there: set[str]) -> list[str]:
         "outputevents": [
             charted("outputevents", "charttime", number="value", unit="valueuom", where="iserror IS DISTINCT FROM 1")
         ],
-        "procedureevents_mv": [charted("procedureevents_mv", "starttime", number="value", unit="valueuom")],
+        "procedureevents_mv": [
+            charted(
+                "procedureevents_mv",
+                "starttime",
+                number="value",
+                unit="valueuom",
+                where="statusdescription IS DISTINCT FROM 'Rewritten'",
+            )
+        ],
     }
     return [select for name, found in made.items() if name in there for select in found]
 

@@ -146,7 +146,15 @@ def selects(there: set[str]) -> list[str]:
             )
         ],
         "outputevents": [charted("outputevents", "charttime", number="value", unit="valueuom")],
-        "procedureevents": [charted("procedureevents", "starttime", number="value", unit="valueuom")],
+        "procedureevents": [
+            charted(
+                "procedureevents",
+                "starttime",
+                number="value",
+                unit="valueuom",
+                where="statusdescription IS DISTINCT FROM 'Rewritten'",
+            )
+        ],
     }
     return [select for name, found in made.items() if name in there for select in found]
 
@@ -188,7 +196,12 @@ def _patients(with_admissions: bool) -> list[str]:
         hour = "(SELECT max(a.deathtime) FROM admissions a WHERE a.subject_id = p.subject_id)"
     died = f"(SELECT subject_id, coalesce({hour}, dod) AS died FROM patients p)"
     return [
-        event("patients", "TRY(make_date(anchor_year - anchor_age, 1, 1))", "'MEDS_BIRTH'"),
+        event(
+            "patients",
+            "TRY(make_date(anchor_year - anchor_age, 1, 1))",
+            "'MEDS_BIRTH'",
+            where="anchor_age IS NOT NULL",
+        ),
         event(died, "died", "'MEDS_DEATH'", where="died IS NOT NULL"),
         event("patients", NEVER, gender()),
     ]

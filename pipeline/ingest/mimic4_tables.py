@@ -24,7 +24,7 @@ _WHO_WHERE: Final = "subject_id int!, hadm_id int!, stay_id int, caregiver_id in
 _HOSP: Final[tuple[MimicTable, ...]] = (
     declare(
         "patients",
-        "subject_id int!, gender text!, anchor_age int!, anchor_year int!, anchor_year_group text, dod date",
+        "subject_id int!, gender text!, anchor_age int, anchor_year int!, anchor_year_group text, dod date",
         key="subject_id",
         required=True,
     ),
@@ -69,7 +69,7 @@ _HOSP: Final[tuple[MimicTable, ...]] = (
     ),
     declare(
         "emar_detail",
-        "subject_id int!, emar_id text!, emar_seq int, parent_field_ordinal float, administration_type text,"
+        "subject_id int!, emar_id text!, emar_seq int, parent_field_ordinal text, administration_type text,"
         "pharmacy_id int, barcode_type text, reason_for_no_barcode text, complete_dose_not_given text, dose_due text,"
         "dose_due_unit text, dose_given text, dose_given_unit text, will_remainder_of_dose_be_given text,"
         "product_amount_given text, product_unit text, product_code text, product_description text,"
@@ -159,7 +159,7 @@ _HOSP: Final[tuple[MimicTable, ...]] = (
 _ICU: Final[tuple[MimicTable, ...]] = (
     declare(
         "icustays",
-        "subject_id int!, hadm_id int!, stay_id int!, first_careunit text, last_careunit text, intime time!,"
+        "subject_id int!, hadm_id int!, stay_id int!, first_careunit text, last_careunit text, intime time,"
         "outtime time, los float",
         key="stay_id",
         links=_STAY,

@@ -82,11 +82,13 @@ def read_table(
     try:
         found = survey(path, plain)
         read = ReadTable(found.bytes)
+        if found.swollen:
+            _set_aside(read, table, file, "too_large", path)
+            return read
         header, reason = _header(found.plain, file, table)
         if header is None:
             if found.bytes:
-                read.records = 1
-                read.rejects.append(Rejected(file, 0, table.name, reason, sha256_file(path), found.bytes))
+                _set_aside(read, table, file, reason, path)
             return read
         read.absent = [column for column in table.columns if column not in header.names]
         read.extra = [column for column in header.names if column not in table.columns]
@@ -99,6 +101,12 @@ def read_table(
     finally:
         plain.unlink(missing_ok=True)
         clean.unlink(missing_ok=True)
+
+
+def _set_aside(read: ReadTable, table: MimicTable, file: str, reason: str, path: Path) -> None:
+    """Quarantine the file as a whole; one that was not unpacked counts with its size as it came."""
+    read.records, read.bytes = 1, read.bytes or path.stat().st_size
+    read.rejects.append(Rejected(file, 0, table.name, reason, sha256_file(path), read.bytes))
 
 
 def _header(plain: Path, file: str, table: MimicTable) -> tuple[Header | None, str]:

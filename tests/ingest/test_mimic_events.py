@@ -78,6 +78,11 @@ MIMIC3 = {
         "1,10,100,225158,2164-10-24 01:00:00,500,ml,FinishedRunning",
         "2,10,100,225158,2164-10-24 01:00:00,900,ml,Rewritten",
     ),
+    "PROCEDUREEVENTS_MV.csv": table(
+        "row_id,subject_id,hadm_id,itemid,starttime,value,valueuom,statusdescription",
+        "1,10,100,225792,2164-10-24 03:30:00,60,min,FinishedRunning",
+        "2,10,100,225792,2164-10-24 03:30:00,90,min,Rewritten",
+    ),
     "PRESCRIPTIONS.csv": table(
         "row_id,subject_id,hadm_id,startdate,drug,formulary_drug_cd,ndc,dose_val_rx,dose_unit_rx",
         "1,10,100,2164-10-24 00:00:00,Aspirin,ASA81,00904404073,81,mg",
@@ -109,6 +114,7 @@ def test_events_of_mimic3(take, tmp_path: Path) -> None:
         ("211", 80.0, None),
         ("225158", 500.0, None),
         ("211", None, "high"),
+        ("225792", 60.0, None),
     ]
     assert [t[0:1] + t[2:5] for t in told(events, "NDC")] == [("00904404073", 81.0, None, "mg")]
     assert [t[0:1] + t[2:5] for t in told(events, "FORMULARY")] == [("NS100", None, "50-100", "ml")]

@@ -215,6 +215,12 @@ def test_a_table_without_rows_is_there(take) -> None:
     assert str(taken.table("diagnoses_icd").schema.field("icd_version").type) == "int64"
 
 
+def test_ordinals_with_a_point_are_no_numbers(take) -> None:
+    details = b"subject_id,emar_id,emar_seq,parent_field_ordinal\n10,10-1,1,1.1\n10,10-1,1,1.10\n"
+    taken = take(MIMIC4_CORE | {"hosp/emar_detail.csv": details}, format="mimic4")
+    assert [row["parent_field_ordinal"] for row in taken.rows("emar_detail")] == ["1.1", "1.10"]
+
+
 def test_a_cut_gzip(take) -> None:
     import gzip
 
@@ -238,6 +244,8 @@ def test_what_cannot_be_done_without(take) -> None:
         take({"patients.csv": PATIENTS4}, format="mimic4")
     with pytest.raises(InputError, match="no patients and no admissions,"):
         take({"omr.csv": b"subject_id,chartdate,seq_num,result_name,result_value\n"}, format="mimic4")
+    with pytest.raises(InputError, match="is an archive"):
+        take({"mimic-iv-demo.zip": b"PK", "README.md": b"see the archive"}, format="mimic4")
     with pytest.raises(InputError, match=r"no admissions \(other_columns\),"):
         take({"patients.csv": PATIENTS4, "admissions.csv": b"a,b\n1,2\n"}, format="mimic4")
     with pytest.raises(InputError, match="Two files of the delivery are the table 'patients'"):
