@@ -9,7 +9,7 @@ from pydantic import Field
 from assets.guard import guarded
 from assets.ingest import FORMATS, OWNERS, RETRY
 from assets.partitions import every_partition_of, key_of, one_to_one
-from assets.reporting import column_lineage, column_schema, markdown_table, plain
+from assets.reporting import BLOCKS_SAID, column_lineage, column_schema, markdown_table, plain
 from pipeline.features.spec import CohortBook, load_book
 from resources.compute import ComputeResource
 from resources.lake import LakeResource
@@ -160,4 +160,6 @@ def _block_facts(blocks: "Mapping[str, BlockAccount]") -> dict[str, Any]:
     numbers = {
         f"{name}_{what}": n for name, b in blocks.items() for what, n in (("codes", b.codes), ("density", b.density))
     }
-    return {"code_blocks": markdown_table(held), "codes_left_out": markdown_table(beside), **numbers}
+    said = "\n".join(b.sentence(name) for name, b in blocks.items())
+    tables = {"code_blocks": markdown_table(held), "codes_left_out": markdown_table(beside)}
+    return {BLOCKS_SAID: said, **tables, **numbers}

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 PICTURE_LIMIT = 100_000
 
+BLOCKS_SAID = "code_blocks_in_words"
+"""Metadata of `features`: one line a code block, which the command line prints."""
+
 
 def plain(values: Mapping[str, Any]) -> dict[str, Any]:
     """Metadata that Dagster can store: numpy's numbers become Python's, what is not finite becomes text.

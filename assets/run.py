@@ -21,6 +21,7 @@ from assets.jobs import COHORT_MONTH_JOB, RELEASE_JOB, ingest_job_name
 from assets.notices import asset_of, note_failed_run, reason_of
 from assets.partitions import DELIVERY, cohort_month_key, months, start_month
 from assets.postgres import kept_in_storage
+from assets.reporting import BLOCKS_SAID
 from pipeline.errors import ConfigError, NotFoundError, nearest
 from pipeline.features.source import SourceSpec
 from pipeline.features.spec import CohortSpec, load_book
@@ -276,6 +277,9 @@ def _listener(on_event: Progress) -> Callable[[dg.EventLogEntry], None]:
                 return
             took = entry.timestamp - started.get(event.step_key, entry.timestamp)
             on_event(f"{event.asset_key.to_user_string()} ({took:.1f} s)")
+            if (said := event.step_materialization_data.materialization.metadata.get(BLOCKS_SAID)) is not None:
+                for line in str(said.value).splitlines():
+                    on_event(f"  {line}")
         elif event.event_type == dg.DagsterEventType.STEP_FAILURE:
             on_event(f"failed: {asset_of(event)}: {reason_of(event)}")
         elif event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:

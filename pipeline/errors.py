@@ -20,6 +20,8 @@ class CohortLoomError(Exception):
     """
 
     def __init__(self, what: str, *, where: str = "", todo: str = "") -> None:
+        # Names of files may hold line breaks and what a terminal obeys.
+        where = "".join(character if character.isprintable() else "?" for character in where)
         self.what, self.where, self.todo = what, where, todo
         text = f"{where}: {what}" if where else what
         super().__init__(f"{text} {todo}".strip())

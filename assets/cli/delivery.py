@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from assets.cli.arguments import Json, home_here
-from assets.cli.display import next_steps, print_json, say, show
+from assets.cli.display import print_json, show, tell
 
 
 def register(app: typer.Typer) -> None:
@@ -24,6 +24,7 @@ def delivery(
     from pipeline.errors import NotFoundError
     from pipeline.ingest.report import headline, sections
     from pipeline.ingest.report import next_steps as steps_of
+    from pipeline.ingest.written_otherwise import hint
     from pipeline.store.lake import Lake
     from pipeline.workflow.delivery_report import facts_of
 
@@ -49,18 +50,25 @@ def delivery(
                 **facts.account.to_dict(),
                 "events": facts.events,
                 "files_by_outcome": facts.files_by_outcome,
+                "columns": facts.columns,
+                "hints": {
+                    table: {column: hint(column, forms) for column, forms in columns.items()}
+                    for table, columns in facts.account.info.get("written_otherwise", {}).items()
+                },
                 "next": steps_of(facts),
                 "page": str(page) if page is not None else None,
             }
         )
         return
-    say(f"{facts.key} ({facts.format}, as of {facts.as_of}): {name}. {sentence}")
+    tell(f"{facts.key} ({facts.format}, as of {facts.as_of}): {name}. {sentence}")
     for part in parts:
         if part.folded:
             continue
-        say("")
+        tell("")
         rows = [dict(zip(part.columns, row, strict=True)) for row in part.rows]
         show(rows, title=part.title, as_json=False, empty=part.title)
         for words in part.words:
-            say(words)
-    next_steps([*steps_of(facts), *([f"page: {page}"] if page is not None else [])])
+            tell(words)
+    tell("")
+    for step in (*steps_of(facts), *([f"page: {page}"] if page is not None else [])):
+        tell(f"  {step}")

@@ -77,6 +77,11 @@ def say(text: str) -> None:
     errors.print(text, markup=False)
 
 
+def tell(text: str) -> None:
+    """A line for people that belongs to the result, on stdout, so that it is kept where that goes to a file."""
+    console.print(text, markup=False, soft_wrap=True)
+
+
 def next_steps(lines: Iterable[str]) -> None:
     """Where to look next."""
     errors.print("")

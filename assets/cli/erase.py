@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pipeline.workflow.holdings import Holdings
 
 STDIN = "-"
+NOT_SEARCHED_SHOWN = 10
 LIMITS = (
     "A later delivery that holds this person brings them back: have them taken out at the source.",
     "Backups of COHORTLOOM_HOME hold them until they expire.",
@@ -55,7 +56,7 @@ def erase(
     from pipeline.store.home import Home
     from pipeline.store.lake import Lake
     from pipeline.workflow.compute import Compute
-    from pipeline.workflow.erasure import already_erased, begun, unknown, whom
+    from pipeline.workflow.erasure import already_erased, begun, confirm, unknown, whom
     from pipeline.workflow.erasure import erase as carry_out
     from pipeline.workflow.holdings import search
 
@@ -69,11 +70,10 @@ def erase(
     found = search(lake, spec, book, person)
     entry = already_erased(lake, person)
     if not found.found and entry is not None:
-        say(
-            f"This person was erased on {entry['at'][:10]}; nothing holds them. They stand in the journal as {person.mark}."
-        )
+        entry = confirm(lake, found, entry) if yes else entry
+        _say_again(found, entry)
     elif not found.found and not begun(lake, person):
-        raise unknown(spec, found.elsewhere)
+        raise unknown(spec, found)
     elif not yes:
         _list(lake, found, begun(lake, person), as_json=as_json)
         return
@@ -123,6 +123,7 @@ def _way(rebuild: bool) -> "Way":
 
 def _list(lake: "Lake", found: "Holdings", open_before: bool, *, as_json: bool) -> None:
     """What holds the person, by kind with counts, and each thing."""
+    from pipeline.ingest.unsearchable import closed_in_words
     from pipeline.workflow.erasure import not_covered
     from pipeline.workflow.holdings import as_rows
 
@@ -134,7 +135,8 @@ def _list(lake: "Lake", found: "Holdings", open_before: bool, *, as_json: bool) 
                 "begun": open_before,
                 "counts": found.counts(),
                 "holdings": as_rows(found),
-                "not_searched": [found.person.mask(place) for place in found.unsearched],
+                "not_searched": [found.person.mask(str(one)) for one in found.unsearched if not one.closed],
+                "could_not_be_searched": [found.person.mask(str(one)) for one in found.unsearched if one.closed],
                 "not_covered": not_covered(lake),
                 "records_nobody_can_read": found.unread,
                 "rows_of_others_with_the_id": found.mentions,
@@ -144,6 +146,11 @@ def _list(lake: "Lake", found: "Holdings", open_before: bool, *, as_json: bool) 
     counts = [{"what": what, "number": number} for what, number in found.counts().items()]
     show(counts, title="What holds this person", as_json=False, empty="Nothing holds this person.")
     show(as_rows(found), title="\nEach of them", as_json=False, empty="")
+    mask = found.person.mask
+    closed = closed_in_words(mask(str(one)) for one in found.unsearched if one.closed)
+    if closed:
+        _warn(closed)
+    _say_unsearched([mask(str(one)) for one in found.unsearched if not one.closed])
     for line in [*_notes(found), *(f"Not covered: {line}" for line in not_covered(lake))]:
         say(line)
     if open_before:
@@ -162,9 +169,6 @@ def _notes(found: "Holdings") -> list[str]:
         lines.append(_stands_elsewhere(found.elsewhere))
     if not found.person.distinctive:
         lines.append("The id is short: text of others that holds it is not taken for this person.")
-    if found.unsearched:
-        places = found.person.mask(", ".join(found.unsearched))
-        lines.append(f"Not searched, for want of the person column or as it says: {places}.")
     if found.unread:
         lines.append(f"{found.unread} records that nobody can read do not carry the id, and stay.")
     if found.mentions:
@@ -181,6 +185,33 @@ def _notes(found: "Holdings") -> list[str]:
     return lines
 
 
+def _warn(text: str) -> None:
+    typer.secho(text, err=True, fg=typer.colors.YELLOW, bold=True)
+
+
+def _say_unsearched(files: list[str]) -> None:
+    """Where the person was not looked for as elsewhere: one line each, the first ones."""
+    if files:
+        say("Not searched, for want of the person column or as it says:")
+        for file in files[:NOT_SEARCHED_SHOWN]:
+            say(f"  {file}")
+        if len(files) > NOT_SEARCHED_SHOWN:
+            say(f"  and {len(files) - NOT_SEARCHED_SHOWN} more; --json has all of them")
+
+
+def _say_again(found: "Holdings", entry: dict[str, Any]) -> None:
+    """That the person was erased before, and is nowhere now."""
+    from pipeline.ingest.unsearchable import OPEN_THEM, closed_in_words
+
+    closed = closed_in_words(found.person.mask(str(one)) for one in found.unsearched if one.closed)
+    say(
+        f"This person was erased on {entry['at'][:10]}; nothing {'that could be searched ' if closed else ''}holds them. "
+        f"They stand in the journal as {found.person.mark}."
+    )
+    if closed:
+        _warn(f"{closed} {OPEN_THEM}")
+
+
 def _stands_elsewhere(elsewhere: dict[str, int]) -> str:
     places = ", ".join(f"{number} files in {place}" for place, number in sorted(elsewhere.items()))
     return (
@@ -190,6 +221,9 @@ def _stands_elsewhere(elsewhere: dict[str, int]) -> str:
 
 
 def _show_proof(entry: dict[str, Any], proof: Path | None, *, as_json: bool) -> None:
+    from pipeline.ingest.unsearchable import OPEN_THEM, closed_in_words
+    from pipeline.workflow.erasure import NO_COHORT
+
     if proof is not None:
         try:
             proof.write_text(json.dumps(entry, indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -228,18 +262,24 @@ def _show_proof(entry: dict[str, Any], proof: Path | None, *, as_json: bool) -> 
     say(
         f"Releases withdrawn: {', '.join(entry['withdrawn']) or 'none'}; kept: {', '.join(entry['kept_releases']) or 'none'}."
     )
+    closed = closed_in_words(entry.get("could_not_be_searched", []))
     say(
-        f"Searched again: nothing holds this person. Journal erasures/{entry['source']}, {entry['at'][:19]}, {entry['person']}."
+        f"Searched again: nothing {'that could be searched ' if closed else ''}holds this person. "
+        f"Journal erasures/{entry['source']}, {entry['at'][:19]}, {entry['person']}."
     )
+    if closed:
+        _warn(closed)
     for cell, why in entry["not_rebuilt"].items():
         say(f"Not made again: {cell} ({why}).")
     if entry.get("id_elsewhere"):
-        typer.secho(_stands_elsewhere(entry["id_elsewhere"]), err=True, fg=typer.colors.YELLOW, bold=True)
-    if entry.get("not_searched"):
-        say(f"Not searched, for want of the person column or as it says: {', '.join(entry['not_searched'])}.")
+        _warn(_stands_elsewhere(entry["id_elsewhere"]))
+    _say_unsearched(entry.get("not_searched", []))
     if entry.get("exports"):
         say(f"Exported as MEDS, and out of reach here: {'; '.join(entry['exports'])}. Tell those who have a copy.")
     for line in [*(f"Not covered: {line}" for line in entry.get("not_covered", [])), *LIMITS]:
         say(line)
-    steps = [f"cohortloom run {cell.split()[0]} --month {cell.split()[1]}" for cell in entry["not_rebuilt"]]
+    again = [cell.split() for cell, why in entry["not_rebuilt"].items() if why != NO_COHORT]
+    steps = [f"cohortloom run {cohort} --month {month}" for cohort, month in again]
+    if closed:
+        steps.insert(0, f"{OPEN_THEM} Until then the proof holds for the rest alone.")
     next_steps([*steps, *([f"proof: {proof}"] if proof is not None else [])])

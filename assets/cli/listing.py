@@ -93,7 +93,8 @@ def deliveries(as_json: Json = False) -> None:
     for key, reason in refused.items():
         if key not in accounts:
             say(
-                f"refused: {key}: {reason} It lies in landing/; remove it there, or mend and hand it over under another name."
+                f"refused: {key}: {reason} Mend it and put it in its place: cohortloom deliver {key.partition('--')[0]} "
+                f"PATH --name {key.partition('--')[2]} --replace (or remove it from landing/)."
             )
     for folder in waiting(home):
         say(f"still being written (no _SUCCESS): {folder}")

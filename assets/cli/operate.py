@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from assets.cli.arguments import Json, home_here, month_start
-from assets.cli.display import next_steps, print_json, say, show
+from assets.cli.display import next_steps, print_json, say, show, tell
 from assets.cli.listing import accounts_of, show_leaderboard
 from pipeline.errors import ConfigError, NotFoundError, nearest
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from pipeline.store.home import Home
     from pipeline.store.lake import Lake
 
+MOST_HINTS = 8
+"""Columns about which `deliver` says something; `delivery` lists all."""
 MONTH = "month as YYYY-MM; default the month of the newest delivery of the cohort's source"
 
 
@@ -43,7 +45,7 @@ def demo(
     home = home_here()
     say(f"Demo in {home.root}: three deliveries of made-up patients.")
     for delivery in write_demo_deliveries(home, patients=patients or PATIENTS_A_DELIVERY):
-        _ingest(home, delivery)
+        say(f"{_ingest(home, delivery).sentence()}.")
     _run_cohort("demo", month=None, generator=None, start_from=None, new_split=False, as_json=False)
     next_steps(["open the UI:   make ui   (or `cohortloom ui`), then http://127.0.0.1:3000"])
 
@@ -101,14 +103,22 @@ def deliver(
         print_json({"delivery": delivery.key, "as_of": str(delivery.as_of), **account.to_dict()})
     else:
         _show_account(account)
+        _show_doubts(Lake(home), delivery.key)
     asked = [c.name for c in load_book().cohorts.values() if c.source == source and c.enabled]
-    steps = [f"cohortloom run {cohort} --month {delivery.as_of:%Y-%m}" for cohort in asked]
+    steps = [f"cohortloom run {cohort} --month {month}" for month in _first_month(delivery) for cohort in asked]
     steps += _say_stale(home, asked)
     if delivery.key in come_back(Lake(home), load_book().source(source)):
         say("warning: this delivery holds somebody who was erased from the source; erase the person again.")
     if account.quarantined:
         steps.append(f"cohortloom quarantine {delivery.key}")
     next_steps([*steps, f"cohortloom delivery {delivery.key}   (the report)"])
+
+
+def _first_month(delivery: "Delivery") -> list[str]:
+    """The first month of the calendar that holds the delivery; none where that is still to come."""
+    from assets.partitions import months
+
+    return [month[:7] for month in months().get_partition_keys() if month[:7] >= f"{delivery.as_of:%Y-%m}"][:1]
 
 
 def _replace(home: "Home", source: str, path: Path, day: dt.date | None, name: str | None) -> "Delivery":
@@ -183,7 +193,7 @@ def _ingest(home: "Home", delivery: "Delivery") -> "Account":
     if not outcome.success:
         raise ConfigError(outcome.reason or "The delivery could not be ingested.", where=delivery.key)
     account = accounts_of(home)[delivery.key]
-    say(f"{delivery.key}: {account.sentence()} ({outcome.seconds:.1f} s)")
+    say(f"{delivery.key}: taken in ({outcome.seconds:.1f} s)")
     return account
 
 
@@ -261,6 +271,21 @@ def _say_release(lake: "Lake", cohort: str, month: str) -> None:
     next_steps([f"cohortloom review {cohort} --month {month[:7]}"])
 
 
+def _show_doubts(lake: "Lake", key: str) -> None:
+    """What may have been meant otherwise in plain tables, column by column."""
+    from pipeline.ingest.report.of_tables import doubts
+    from pipeline.ingest.written_otherwise import hint
+    from pipeline.workflow.delivery_report import facts_of
+
+    facts, _ = facts_of(lake, key)
+    otherwise = facts.account.info.get("written_otherwise", {})
+    columns = [(f"{table}.{name}", hint(name, forms)) for table, o in otherwise.items() for name, forms in o.items()]
+    for name, words in columns[:MOST_HINTS]:
+        tell(f"{name}: {words}")
+    for doubt in doubts(facts):
+        tell(f"note: {doubt}")
+
+
 def _show_account(account: "Account") -> None:
     from pipeline.ingest.user_views import view_sentences
 
@@ -274,17 +299,18 @@ def _show_account(account: "Account") -> None:
         }
         for kind in kinds
     ]
+    tell(f"{account.sentence()}.")
     show(rows, title="Delivery account", as_json=False, empty="")
     for reason, count in account.quarantined.items():
-        say(f"quarantined: {count:,} {reason}")
+        tell(f"quarantined: {count:,} {reason}")
     outcomes = account.info.get("files_by_outcome", {})
     if outcomes.get("quarantined") or outcomes.get("partly taken"):
-        say(f"files: {', '.join(f'{number:,} {outcome}' for outcome, number in outcomes.items())}")
+        tell(f"files: {', '.join(f'{number:,} {outcome}' for outcome, number in outcomes.items())}")
     validation = account.info.get("validation", {})
     if validation.get("checked"):
-        say(
+        tell(
             f"validated: {validation['checked']:,} ({validation['mode']}), {validation['failed']:,} failed, "
             f"{validation['structural']:,} of them structurally"
         )
     for sentence in view_sentences(account):
-        say(sentence)
+        tell(sentence)

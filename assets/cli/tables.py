@@ -13,6 +13,27 @@ if TYPE_CHECKING:
     from pipeline.features.described import Described
 
 
+def text_encoding(name: str | None) -> str | None:
+    """The name of a text encoding, as it was given; raises `ConfigError` where there is none of that name."""
+    import codecs
+
+    known = False
+    if name is not None:
+        try:
+            known = isinstance(b"".decode(codecs.lookup(name).name), str)
+        except LookupError:
+            known = False
+        if not known:
+            raise ConfigError(f"There is no text encoding '{name}'.", todo="For example windows-1252, latin-1, utf-16.")
+    return name
+
+
+Encoding = Annotated[
+    str | None,
+    typer.Option(callback=text_encoding, help="Text encoding of a CSV that is not UTF-8, such as windows-1252."),
+]
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands of this module to the app."""
     app.command("schema")(describe)
@@ -30,14 +51,16 @@ def describe(
     missing: Annotated[
         list[str] | None, typer.Option(help="A text that means 'missing', such as '?'; repeat for more.")
     ] = None,
+    encoding: Encoding = None,
     as_yaml: Annotated[bool, typer.Option("--yaml", help="Print the section `columns:` of a cohort file.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the TableSchema as JSON.")] = False,
 ) -> None:
     """Say what a table holds: kinds, levels, bounds, grids, suspected codes for missing; write it out."""
     from pipeline.features.described import columns_yaml, describe_file
     from pipeline.ingest.table_files import table_name
+    from pipeline.ingest.written_otherwise import hint
 
-    found = describe_file(table, subject=subject, missing=missing or [])
+    found = describe_file(table, subject=subject, missing=missing or [], encoding=encoding)
     text = found.schema.model_dump_json(indent=1) + "\n"
     if out is not None:
         try:
@@ -54,6 +77,8 @@ def describe(
         say(f"left out: '{name}': {reason}")
     for name in found.named_like_ids:
         say(f"an identifier? '{name}': name it as --subject, or set its kind to identifier in the schema.")
+    for name, forms in found.written_otherwise.items():
+        say(f"a text? '{name}': {hint(name, forms)}")
     for suspect in found.suspects:
         say(f"missing? '{suspect.column}': {suspect.sentence()}")
     codes = sorted({suspect.code for suspect in found.suspects if suspect.code})
@@ -66,6 +91,7 @@ def describe(
         next_steps([f"cohortloom schema {table} --out schema.json   to correct it and use it (--yaml: for a cohort)"])
     else:
         given = "".join(f" --missing '{code}'" for code in missing or [])
+        given += f" --encoding {encoding}" if encoding else ""
         stem = table.name.removesuffix(".gz").rpartition(".")[0]
         next_steps(
             [
@@ -106,6 +132,7 @@ def fit(
     missing: Annotated[
         list[str] | None, typer.Option(help="A text that means 'missing', such as '?'; repeat for more.")
     ] = None,
+    encoding: Encoding = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="A setting as name=value (YAML); repeat for more.")
     ] = None,
@@ -119,7 +146,9 @@ def fit(
 
     chosen = generator_class(generator)
     model = chosen({"preset": preset, **parse_settings(settings or [])})
-    cohort = cohort_from_file(table, schema_file=schema, subject=subject, drop=drop or [], missing=missing or [])
+    cohort = cohort_from_file(
+        table, schema_file=schema, subject=subject, drop=drop or [], missing=missing or [], encoding=encoding
+    )
     for column in cohort.schema.columns:
         if column.kind == "identifier" and column.dtype != "string" and schema is None:
             say(
@@ -190,6 +219,7 @@ def evaluate(
         str | None, typer.Option(help="Column that identifies the subject; a row is a subject if left out.")
     ] = None,
     drop: Annotated[list[str] | None, typer.Option(help="Column to leave out; repeat for more.")] = None,
+    encoding: Encoding = None,
     profile: Annotated[str, typer.Option(help="quick or standard.")] = "standard",
     seed: Annotated[int, typer.Option(help="Seed of the evaluation's own draws.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
@@ -211,6 +241,7 @@ def evaluate(
         drop=drop or [],
         profile=profile,
         seed=seed,
+        encoding=encoding,
     )
     if as_json:
         print_json([vars(r) for r in judged.results if r.scope in ("table", "task") and r.replicate == -1])

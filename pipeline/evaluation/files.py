@@ -69,20 +69,23 @@ def evaluate_files(
     drop: Sequence[str] = (),
     profile: str = "standard",
     seed: int = 0,
+    encoding: str | None = None,
 ) -> JudgedFiles:
     """Judge synthetic files against real ones with the default gate; writes `report.html` and `metrics.csv` to `out`.
 
     Half of the holdout's subjects stay the holdout, the other half become the fresh real rows that the reference row
     and calibrated attacks need.
 
+    Files that are not UTF-8 are read in `encoding`.
+
     Raises:
         NotFoundError, InputError, ConfigError: a file is missing, cannot be read, lacks a column of the training file
             or has other types; an unknown label; too few rows.
     """
-    given = cohort_from_file(train, schema_file=schema_file, subject=subject, drop=drop)
+    given = cohort_from_file(train, schema_file=schema_file, subject=subject, drop=drop, encoding=encoding)
     real = given.schema
-    held = _like(holdout, real, subject)
-    rows = [_like(path, real, None) for path in synthetic]
+    held = _like(holdout, real, subject, encoding)
+    rows = [_like(path, real, None, encoding) for path in synthetic]
     if not rows:
         raise InputError("There is no synthetic file.", todo="Pass --synthetic.")
     for name in (*labels, *leak, *protected):
@@ -133,9 +136,9 @@ def evaluate_files(
     )
 
 
-def _like(path: Path, schema: TableSchema, subject: str | None) -> Cohort:
+def _like(path: Path, schema: TableSchema, subject: str | None, encoding: str | None) -> Cohort:
     """The rows of a file in the training file's schema, allowing missing cells wherever they occur."""
-    table = read_table(path, like=schema)
+    table = read_table(path, like=schema, encoding=encoding)
     absent = [name for name in schema.names if name not in table.column_names]
     if absent:
         raise InputError(

@@ -44,6 +44,12 @@ class BlockAccount:
         """Share of the block's cells that are not zero."""
         return self.cells / max(1, self.rows * self.codes)
 
+    def sentence(self, name: str) -> str:
+        """What became of the block's records, in one line."""
+        out = "".join(f" + {tally.records:,} left out ({reason})" for reason, tally in self.left_out.items())
+        kept = "".join(f"; {tally.records:,} kept as they are ({reason})" for reason, tally in self.as_they_are.items())
+        return f"block {name}: {self.records:,} records = {self.taken:,} taken{out}; {self.codes:,} codes{kept}"
+
     def counts(self) -> dict[str, int]:
         """Everything as flat numbers, for the version's info and for tables."""
         flat = {"codes": self.codes, "cells": self.cells, "records": self.records, TAKEN: self.taken}

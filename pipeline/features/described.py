@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -73,6 +73,7 @@ class Described:
         suspects: Values that seem to stand for "missing".
         refused: Columns that cannot be modelled, and why; they are not in the schema.
         named_like_ids: Columns of numbers that look like identifiers and would be learned as numbers.
+        written_otherwise: Text columns that would be numbers or dates in another way of writing, and in which.
     """
 
     schema: TableSchema
@@ -82,25 +83,29 @@ class Described:
     suspects: list[Suspect]
     refused: dict[str, str]
     named_like_ids: list[str]
+    written_otherwise: dict[str, list[str]] = field(default_factory=dict)
 
 
-def describe_file(path: Path, *, subject: str | None = None, missing: Sequence[str] = ()) -> Described:
+def describe_file(
+    path: Path, *, subject: str | None = None, missing: Sequence[str] = (), encoding: str | None = None
+) -> Described:
     """Infer the schema of a CSV or Parquet file from all its rows.
 
     Args:
         path: The file, as `read_table` takes it.
         subject: Column that identifies the subject; it is no part of the schema.
         missing: Codes that mean "missing" in this file.
+        encoding: Of a CSV that is not UTF-8.
 
     Raises:
         NotFoundError, InputError, ConfigError: As `read_table` raises them; no rows; no column that can be modelled.
     """
-    table = read_table(path, missing=missing)
+    table = read_table(path, missing=missing, encoding=encoding)
     if not table.num_rows:
         raise InputError("The table has no rows.", where=str(path))
     if subject is not None:
         table = take_subject(table, subject)[1]
-    suspects = [s for s in suspected(table, read_texts(path)) if s.code not in missing]
+    suspects = [s for s in suspected(table, read_texts(path, encoding=encoding)) if s.code not in missing]
     columns: list[Column] = []
     absent: dict[str, int] = {}
     different: dict[str, int] = {}
@@ -123,7 +128,18 @@ def describe_file(path: Path, *, subject: str | None = None, missing: Sequence[s
         raise InputError("None of the columns can be modelled.", where=str(path))
     schema = TableSchema(columns=columns)
     ids = likely_identifiers(as_cohort(table.select(schema.names), schema))
-    return Described(schema, table.num_rows, absent, different, suspects, refused, ids)
+    return Described(schema, table.num_rows, absent, different, suspects, refused, ids, _written_otherwise(table))
+
+
+def _written_otherwise(table: pa.Table) -> dict[str, list[str]]:
+    """The text columns that would be numbers or dates in another way of writing."""
+    from pipeline.ingest.written_otherwise import forms_of
+    from pipeline.store.connection import connect
+
+    texts = [field.name for field in table.schema if pa.types.is_string(field.type)]
+    with connect({}) as connection:
+        connection.register("delivered", table.select(texts))
+        return forms_of(connection, "delivered", texts)
 
 
 def _said(column: Column, rows: int, absent: int, different: int) -> str:

@@ -36,7 +36,12 @@ _LEADING_ZERO = r"^\s*[+-]?0[0-9]"
 
 
 def read_table(
-    path: Path, schema_path: Path | None = None, *, like: TableSchema | None = None, missing: Sequence[str] = ()
+    path: Path,
+    schema_path: Path | None = None,
+    *,
+    like: TableSchema | None = None,
+    missing: Sequence[str] = (),
+    encoding: str | None = None,
 ) -> pa.Table:
     """A table from a CSV or Parquet file (`.csv .tsv .parquet`, also `.gz`), for the command line.
 
@@ -45,20 +50,21 @@ def read_table(
         schema_path: a TableSchema as JSON; the table is then in exactly its columns and types.
         like: without `schema_path`: what is text in this schema is read as text (a CSV's "0.0" stays what it is).
         missing: texts that mean "missing" in a CSV beside the empty one, NA and NaN.
+        encoding: of a CSV that is not UTF-8.
 
     Raises:
         NotFoundError: there is no such file.
         InputError: the file is not of these formats, cannot be parsed, or does not fit the schema.
     """
     if schema_path is None:
-        return normalise(_read_file(path, like, missing))
+        return normalise(_read_file(path, like, missing, encoding))
     schema = read_schema(schema_path)
-    return conform(_read_file(path, schema, missing), schema)
+    return conform(_read_file(path, schema, missing, encoding), schema)
 
 
-def read_texts(path: Path) -> pa.Table:
+def read_texts(path: Path, *, encoding: str | None = None) -> pa.Table:
     """The columns of a file as they are written: of a CSV all of them, of a Parquet file those that are text."""
-    table = _read_file(path, None, texts=True)
+    table = _read_file(path, None, encoding=encoding, texts=True)
     return table.select([field.name for field in table.schema if pa.types.is_string(field.type)])
 
 
@@ -70,6 +76,7 @@ def cohort_from_file(
     subject: str | None = None,
     drop: Sequence[str] = (),
     missing: Sequence[str] = (),
+    encoding: str | None = None,
 ) -> Cohort:
     """A cohort without a split from a CSV or Parquet file, for the command line.
 
@@ -80,6 +87,7 @@ def cohort_from_file(
         subject: column that identifies the subject (taken out of the table); a row is a subject if left out.
         drop: columns to leave out.
         missing: texts that mean "missing", as for `read_table`.
+        encoding: of a CSV that is not UTF-8.
 
     Raises:
         NotFoundError, InputError, ConfigError: as `read_table` and `infer_schema` raise them; no subject column, or
@@ -87,7 +95,7 @@ def cohort_from_file(
     """
     if schema_file is not None:
         schema = read_schema(schema_file)
-    table = _read_file(path, schema, missing)
+    table = _read_file(path, schema, missing, encoding)
     if not table.num_rows:
         raise InputError("The table has no rows.", where=str(path))
     for name in drop:
@@ -218,12 +226,22 @@ def take_subject(table: pa.Table, name: str) -> tuple[NDArray[np.str_], pa.Table
     return np.array(ids.to_pylist(), dtype=str), table.drop_columns([name])
 
 
-def _read_file(path: Path, schema: TableSchema | None, missing: Sequence[str] = (), *, texts: bool = False) -> pa.Table:
+def _read_file(
+    path: Path,
+    schema: TableSchema | None,
+    missing: Sequence[str] = (),
+    encoding: str | None = None,
+    *,
+    texts: bool = False,
+) -> pa.Table:
     """All columns of a file; where the format has no types (CSV), in those of the schema, or all as text (`texts`)."""
     import gzip
     import io
 
     from pyarrow import csv
+
+    from pipeline.ingest.csv_rows import delimiter_of
+    from pipeline.ingest.encodings import utf8_of
 
     if not path.is_file():
         raise NotFoundError("This is a folder." if path.is_dir() else "There is no such file.", where=str(path))
@@ -239,7 +257,10 @@ def _read_file(path: Path, schema: TableSchema | None, missing: Sequence[str] = 
         if name.endswith(".parquet"):
             table = read_parquet(io.BytesIO(raw))
         else:
-            options = csv.ParseOptions(delimiter="\t" if name.endswith(".tsv") else ",", newlines_in_values=True)
+            raw = utf8_of(raw, encoding, str(path))
+            header = raw.partition(b"\n")[0].decode("utf-8", "replace")
+            delimiter = "\t" if name.endswith(".tsv") else delimiter_of(header, name)
+            options = csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
             table = _csv_texts(raw, options) if texts else _read_csv(raw, schema, options, missing)
         twice = len(table.column_names) - len(set(table.column_names))
         if not twice:

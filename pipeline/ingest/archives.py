@@ -85,9 +85,19 @@ def _pieces(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Iterator[bytes |
         yield None
 
 
+def most_unpacked(packed: Path) -> int:
+    """The bytes that a ZIP or gzip file may unpack to before it counts as a bomb."""
+    return max(FREE_BYTES, min(MOST_BYTES, MOST_RATIO * packed.stat().st_size))
+
+
 def is_archive(name: str) -> bool:
     """True if the file is a ZIP by its name (by content, every spreadsheet would be one)."""
     return name.lower().endswith(".zip")
+
+
+def is_packed(name: str) -> bool:
+    """True if the file is an archive of any kind by its name, also of those that are not unpacked here."""
+    return name.lower().endswith((".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".7z", ".rar"))
 
 
 def members(name: str, path: Path) -> tuple[list[Member], list[tuple[Member, UnusableFileError]]]:
@@ -100,7 +110,7 @@ def members(name: str, path: Path) -> tuple[list[Member], list[tuple[Member, Unu
     """
     entries = _directory(name, path)
     total = sum(entry.file_size for entry in entries)
-    if len(entries) > MOST_MEMBERS or total > max(FREE_BYTES, min(MOST_BYTES, MOST_RATIO * path.stat().st_size)):
+    if len(entries) > MOST_MEMBERS or total > most_unpacked(path):
         raise UnusableFileError(
             "too_large",
             f"The archive would unpack to {len(entries):,} files of {total / 2**20:,.0f} MiB, {total // max(1, path.stat().st_size):,} "

@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import hashlib
 import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
@@ -33,6 +34,8 @@ _LINE_ENDS = re.compile("[\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
 _TOLD = re.compile(r"[^\W\d][\w .()/%-]{0,60}")
 _ROWS_TO_TELL = 1_000
 """Rows that are looked at to tell a header from a first row."""
+MOST_LETTERS = 1_000
+"""Longest name of a column."""
 MOST_COLUMNS = 10_000
 """A table with more is no table; codes by the thousand belong in rows (patient, code)."""
 
@@ -86,7 +89,7 @@ def read_header(path: Path, file: str, settings: TableReading | None = None) -> 
     if not text:
         raise other_encoding(path, file, "The header is not UTF-8.")
     trim = settings is not None and settings.trim
-    delimiter = (settings.delimiter if settings else None) or _delimiter(text, file)
+    delimiter = (settings.delimiter if settings else None) or delimiter_of(text, file)
     try:
         first_row = next(csv.reader([text], delimiter=delimiter, skipinitialspace=trim))
     except csv.Error:
@@ -109,6 +112,8 @@ def read_header(path: Path, file: str, settings: TableReading | None = None) -> 
     numbers = [name for name in written if _NUMBER.fullmatch(name)]
     if len(numbers) == len(written):
         raise _no_header(f"The first line holds {len(numbers)} numbers and no column names.", file)
+    if any(len(name) > MOST_LETTERS for name in written):
+        raise _no_header(f"A column name has more than {MOST_LETTERS:,} characters.", file)
     if _LINE_ENDS.search(text):
         raise _no_header("The first line holds control characters that other programs take for line ends.", file)
     values = [name for name in written if _VALUE.fullmatch(name)]  # whole numbers may be names: years
@@ -117,7 +122,20 @@ def read_header(path: Path, file: str, settings: TableReading | None = None) -> 
         raise _no_header("The first line is numbers, times and truth values in the place of column names.", file)
     if _looks_like_a_row(path, header):
         raise _no_header("The first line looks like a row: its texts stand again in the rows below it.", file)
+    if _fits_no_row(path, header):
+        raise _no_header("The first line has another number of fields than all the rows.", file)
     return header
+
+
+def _fits_no_row(path: Path, header: Header) -> bool:
+    """Have the rows another number of fields than the first line, and all the same one?"""
+    counts: Counter[int] = Counter()
+    for _, raw, _ in islice(records(lines(read_span(path, 0, LINE_LIMIT))), 1, _ROWS_TO_TELL):
+        if raw.strip():
+            row = csv.reader([raw.decode("utf-8", "replace")], delimiter=header.delimiter, skipinitialspace=header.trim)
+            with suppress(csv.Error):
+                counts[len(next(row))] += 1
+    return len(counts) == 1 and counts.total() > 2 and len(header.names) not in counts
 
 
 def told(names: Iterable[str]) -> list[str]:
@@ -138,7 +156,7 @@ def _no_header(what: str, file: str) -> UnusableFileError:
     return UnusableFileError("no_header", what, where=f"{file}:1", todo=todo)
 
 
-def _delimiter(text: str, file: str) -> str:
+def delimiter_of(text: str, file: str) -> str:
     """The most frequent of `,;\\t|` outside quotation marks; in a .tsv a tab, if there is one."""
     bare = re.sub(r'"[^"]*"', "", text)
     if "\t" in bare and re.search(r"(?i)\.tsv(\.gz)?$", file):

@@ -13,7 +13,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.errors import InputError
+from pipeline.ingest.archives import most_unpacked
 from pipeline.ingest.lines import BOM, CHUNK, ByteSource
+from pipeline.ingest.unusable import swollen
 
 if TYPE_CHECKING:
     from pipeline.features.source import TableReading
@@ -48,23 +51,28 @@ def marked(path: Path) -> str | None:
     return next((name for mark, name in _MARKS if first.startswith(mark)), None)
 
 
-def plain_lines(path: Path, target: Path, settings: TableReading | None) -> bool:
+def plain_lines(path: Path, target: Path, settings: TableReading | None, file: str = "") -> bool:
     """Write the file's text as UTF-8 to `target` if it is not plain UTF-8 lines already.
 
     Args:
         path: The file, plain or gzipped.
         target: Where to write.
         settings: Its declared encoding and comment character.
+        file: Its name for messages.
 
     Returns:
         Whether it was written; if not, the file can be read where it lies.
+
+    Raises:
+        UnusableFileError: Its gzip unpacks to more than is likely.
     """
     encoding = (settings.encoding if settings else None) or marked(path)
     comment = settings.comment if settings else None
     old = encoding is None and _old_line_ends(path)
     if encoding is None and comment is None and not old:
         return False
-    source: Iterable[bytes] = ByteSource(path).pieces() if encoding else ByteSource(path).chunks()
+    unpacked = ByteSource(path, most_unpacked(path))
+    source: Iterable[bytes] = unpacked.pieces() if encoding else unpacked.chunks()
     if encoding is not None:
         source = _recoded(source, encoding)
     if old:
@@ -74,6 +82,9 @@ def plain_lines(path: Path, target: Path, settings: TableReading | None) -> bool
     with target.open("wb") as out:
         for piece in source:
             out.write(piece)
+    if unpacked.swollen:
+        target.unlink()
+        raise swollen(file)
     return True
 
 
@@ -108,7 +119,7 @@ def _uncommented(pieces: Iterable[bytes], comment: bytes) -> Iterator[bytes]:
 def _old_line_ends(path: Path) -> bool:
     """Does the file end its lines as a Macintosh did, with a carriage return alone?"""
     seen = False
-    for piece in ByteSource(path).pieces():
+    for piece in ByteSource(path, most_unpacked(path)).pieces():
         if b"\n" in piece:
             return False
         seen = seen or b"\r" in piece
@@ -123,10 +134,10 @@ def foreign(path: Path) -> str | None:
     """
     with path.open("rb") as file:
         head = file.read(4096)
-        if head[1::2].count(0) > len(head) // 4 or head[::2].count(0) > len(head) // 4:
-            return "utf-16-le" if head[1::2].count(0) >= head[::2].count(0) else "utf-16-be"
+        if wide := _wide(head):
+            return wide
         file.seek(0)
-        wrong, letters, whole = 0, 0, True
+        whole = True
         decoder = codecs.getincrementaldecoder("utf-8")()
         while piece := file.read(CHUNK):
             try:
@@ -137,7 +148,49 @@ def foreign(path: Path) -> str | None:
         if whole:
             return None
         file.seek(0)
-        data = file.read(_LOOKED_AT)
+        return _single_bytes(file.read(_LOOKED_AT))
+
+
+def utf8_of(data: bytes, encoding: str | None, where: str) -> bytes:
+    """The text of a whole file as UTF-8; one that is UTF-8 already is left as it is, whatever is declared.
+
+    Args:
+        data: The file's bytes, unpacked.
+        encoding: What it is in, if it is not UTF-8 and has no byte-order mark.
+        where: The file, for messages.
+
+    Raises:
+        InputError: It is not UTF-8, with the encoding that it seems to be in; or not what was declared.
+    """
+    seems = next((name for mark, name in _MARKS if data.startswith(mark)), None)
+    if seems is None and b"\0" not in data[:4096]:
+        try:
+            data.decode("utf-8")
+        except UnicodeDecodeError:
+            seems = encoding
+        else:
+            return data
+    seems = seems or encoding
+    if seems is None:
+        likely = _wide(data[:4096]) or _single_bytes(data[:_LOOKED_AT])
+        what = f": it looks like {likely}" if likely else ""
+        raise InputError(f"The file is not UTF-8{what}.", where=where, todo=f"Pass --encoding {likely or 'NAME'}.")
+    try:
+        return data.decode(seems).removeprefix("\ufeff").encode("utf-8")
+    except (UnicodeDecodeError, UnicodeEncodeError):
+        pass  # raised outside the handler: the error holds the file's bytes
+    raise InputError(f"The file is not in the encoding {seems}.", where=where)
+
+
+def _wide(head: bytes) -> str | None:
+    """UTF-16 without a mark, by the zeros in its first bytes."""
+    low, high = head[1::2].count(0), head[::2].count(0)
+    return ("utf-16-le" if low >= high else "utf-16-be") if max(low, high) > len(head) // 4 else None
+
+
+def _single_bytes(data: bytes) -> str | None:
+    """An encoding of one byte a character, where several lines are not UTF-8 and none is."""
+    wrong, letters = 0, 0
     for line in data.split(b"\n"):
         if line.isascii():
             continue
@@ -151,4 +204,4 @@ def foreign(path: Path) -> str | None:
     return "windows-1252" if wrong > _STRAY_LINES and letters > wrong // 2 else None
 
 
-__all__ = ["BOM", "foreign", "marked", "plain_lines"]
+__all__ = ["BOM", "foreign", "marked", "plain_lines", "utf8_of"]

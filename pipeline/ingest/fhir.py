@@ -17,6 +17,7 @@ from pipeline.errors import InputError
 from pipeline.ingest.delivered_files import files_by_outcome, files_table
 from pipeline.ingest.fhir_aside import set_aside
 from pipeline.ingest.fhir_deleted import apply_deletions
+from pipeline.ingest.fhir_doubts import note_late_records, note_missing_files
 from pipeline.ingest.fhir_files import sort_files, survey_lines
 from pipeline.ingest.fhir_outcome import count_in, outcomes, refuse_other_version
 from pipeline.ingest.fhir_pieces import Seen
@@ -72,8 +73,11 @@ def read_fhir(delivery: Delivery, draft: Draft, reading: Reading) -> Account:
             _settle(work, tables)
             draft.add_table("deleted_resources", apply_deletions(work, tables))
             tables.link(work.account)
+            if reading.source.dates == "real":
+                note_late_records(work, tables, delivery.as_of)
             write_views(work, tables, views)
         _close_account(work)
+        note_missing_files(work)
         files = outcomes(work)
         work.account.info["files_by_outcome"] = files_by_outcome(files)
         draft.add_table("delivered_files", files_table(files))
@@ -177,7 +181,7 @@ def _close_account(work: Work) -> None:
         raise InputError(
             "The delivery is empty: it holds no FHIR resource.",
             where=f"{account.files} FHIR files, {len(work.others)} others",
-            todo="Expected are .ndjson, .jsonl or .json files, plain or gzipped.",
+            todo="Expected are .ndjson, .jsonl or .json files, plain or gzipped; unpack archives first.",
         )
     if not account.balanced:
         raise InputError(

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
-from pipeline.ingest.fhir_pieces import FilePart
+from pipeline.ingest.fhir_pieces import FilePart, Seen
 from pipeline.ingest.fhir_state import LineFile, Work
 from pipeline.ingest.fhir_version import PROBE, spoken_for, votes
 from pipeline.ingest.lines import ByteSource, Survey, lines, read_span, spans, survey
+from pipeline.ingest.quarantine import Rejected
+from pipeline.store.hashing import sha256_file
 
 if TYPE_CHECKING:
     from pipeline.ingest.delivery import Delivery
@@ -69,6 +71,8 @@ def survey_lines(work: Work) -> None:
 
     def look(file: LineFile) -> Counter[str]:
         file.survey = survey(file.survey.plain, unpacked / f"{file.number}.ndjson")
+        if file.survey.swollen:
+            return Counter()
         kinds: set[Any] = set()
         found: Counter[str] = Counter()
         for line in lines(read_span(file.survey.plain, 0, _WINDOW)):
@@ -88,6 +92,18 @@ def survey_lines(work: Work) -> None:
         for file, found in zip(work.lines, pool.map(look, work.lines), strict=True):
             work.versions[file.number] = found
             work.account.bytes += file.survey.bytes
+            if file.survey.swollen:
+                _set_aside(work, file)
+
+
+def _set_aside(work: Work, file: LineFile) -> None:
+    """A line file that was not unpacked for its size: one record of the quarantine."""
+    packed = file.survey.plain
+    size = packed.stat().st_size
+    file.survey = Survey(packed, 0, 0, odd=False, cut=False)
+    work.account.bytes += size
+    work.seen[file.number] = Seen(records=1)
+    work.rejects.append(Rejected(file.file, 0, "", "too_large", sha256_file(packed), size))
 
 
 def line_parts(file: LineFile, size: int, version: Counter[str], aside: dict[int, str]) -> list[FilePart]:

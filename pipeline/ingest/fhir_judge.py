@@ -5,6 +5,7 @@ Used only where DuckDB refused a file or where records come out of bundles. A te
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from datetime import date
@@ -99,3 +100,26 @@ def judge(record: Any, kinds: Mapping[str, ResourceType] = TYPES) -> tuple[str, 
     if isinstance(key, str) and key[0] in "{[":
         return name, "wrong_type"
     return name, misfit(record, kind.shape)
+
+
+class _Pairs(tuple[tuple[str, Any], ...]):
+    """A JSON object as it is written, repeated keys included."""
+
+    __slots__ = ()
+
+
+def repeats_a_key(record: bytes, shape: Shape) -> bool:
+    """Does a record say a field twice that is read? (What is not read may be there twice.)"""
+    try:
+        return _repeats(json.loads(record, object_pairs_hook=_Pairs), shape)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _repeats(value: Any, shape: Shape) -> bool:
+    if isinstance(shape, dict) and isinstance(value, _Pairs):
+        read = [(name, part) for name, part in value if name in shape]
+        return len({name for name, _ in read}) < len(read) or any(_repeats(part, shape[name]) for name, part in read)
+    if isinstance(shape, list) and isinstance(value, list):
+        return any(_repeats(item, shape[0]) for item in value)
+    return False

@@ -17,6 +17,7 @@ from typing import Any
 
 import orjson
 
+from pipeline.ingest.archives import most_unpacked
 from pipeline.ingest.fhir_bundle import (
     deleted_key,
     entries,
@@ -32,11 +33,9 @@ from pipeline.ingest.fhir_pieces import DELETION, Deletion, FilePart, Pieces, Se
 from pipeline.ingest.fhir_unread import foreign
 from pipeline.ingest.fhir_upgrade import upgrade
 from pipeline.ingest.fhir_version import PROBE, REFUSED, REWRITTEN, evidence, spoken_for, votes
-from pipeline.ingest.lines import ByteSource, Line, lines, read_span
+from pipeline.ingest.lines import DOCUMENT_LIMIT, ByteSource, Line, lines, read_span
 from pipeline.ingest.quarantine import Rejected, rejected
 
-DOCUMENT_LIMIT = 128 * 1024 * 1024
-"""Largest JSON document (unpacked bytes) that is read; it is held in memory whole, about nine times its size."""
 _FIRST = 50
 """Entries of a document that are asked for their version; where they tell none, every record is asked."""
 _PLAIN = frozenset({"R4", "R4B"})
@@ -244,14 +243,15 @@ def _is_utf8(data: bytes) -> bool:
 def _split_document(part: FilePart, pieces: Pieces, writer: Writer, kinds: Mapping[str, ResourceType]) -> None:
     """A JSON file: a bundle of any type, a single resource, or an array of resources; else JSON lines."""
     seen = pieces.seen[part.number] = Seen(form="json")
-    source = ByteSource(part.path)
+    source = ByteSource(part.path, most_unpacked(part.path))
     reader = _Reader(part, None, seen, pieces, writer, kinds)
     data, size = _whole(source)
     pieces.bytes += size
-    if size > DOCUMENT_LIMIT:
+    if size > DOCUMENT_LIMIT or source.swollen:
         with part.path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        pieces.rejects.append((part.number, part.part, Rejected(part.file, 0, "", "too_long", digest, size)))
+        why = "too_large" if source.swollen else "too_long"
+        pieces.rejects.append((part.number, part.part, Rejected(part.file, 0, "", why, digest, size)))
         seen.records += 1
         return
     if not data.strip() and not source.cut:

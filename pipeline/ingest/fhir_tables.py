@@ -16,6 +16,7 @@ import orjson
 
 from pipeline.errors import StoreError
 from pipeline.ingest.fhir_columns import MACROS, TYPES, ResourceType, duckdb_columns
+from pipeline.ingest.fhir_judge import repeats_a_key
 from pipeline.ingest.fhir_unread import condition, foreign, sequence, unread
 from pipeline.ingest.quarantine import Rejected, rejected
 from pipeline.store.connection import literal
@@ -182,8 +183,7 @@ class RawTables:
 
     def _copy(self, kind: str, paths: list[Path], target: Path, longest: int) -> bool:
         shape = self.kinds[kind].shape
-        watched = dict.fromkeys((*unread(kind, shape), *foreign(kind, shape)), "text")
-        reader = _reader(paths, {**shape, **watched}, longest)
+        reader = _reader(paths, self._watched(kind), longest)
         select = self.kinds[kind].select.replace("{source}", f"(SELECT * FROM {reader} WHERE {condition(kind, shape)})")
         return self._try(lambda: self.run(f"COPY ({select}) TO {literal(target)} {_PARQUET}"))
 
@@ -191,18 +191,28 @@ class RawTables:
         """Does DuckDB take this source alone?"""
         return self._copy(kind, [source.path], self.scratch / "trial.parquet", source.longest)
 
-    def pick_out(self, kind: str, sources: Sequence[Source]) -> list[Rejected]:
-        """Take out of split files the records that DuckDB alone objects to, by halving; gives what was taken out.
+    def _watched(self, kind: str) -> dict[str, Any]:
+        """The shape of a type with the fields beside it that are watched."""
+        shape = self.kinds[kind].shape
+        return {**shape, **dict.fromkeys((*unread(kind, shape), *foreign(kind, shape)), "text")}
 
-        The judge and the SELECT hold the same rules, so this is for what only DuckDB minds (a repeated key).
+    def pick_out(self, kind: str, sources: Sequence[Source]) -> list[Rejected]:
+        """Take out of split files the records that DuckDB alone objects to; gives what was taken out.
+
+        The judge and the SELECT hold the same rules, so this is for what only DuckDB minds: a repeated key, which is
+        looked for (a whole file may be written so), and whatever else there is, which is found by halving.
         The files are rewritten and the counts of their sources set anew.
         """
+        shape = self._watched(kind)
         found: list[Rejected] = []
         for source in sources:
             if self.reads(kind, source):
                 continue
             records = [record + b"\n" for record in source.path.read_bytes().split(b"\n")[:-1]]
-            found += take_out(source, kind, set(self._halve(kind, records, 0)), "refused_by_reader")
+            bad = {index for index, record in enumerate(records) if repeats_a_key(record, shape)}
+            others = [index for index in range(len(records)) if index not in bad]
+            bad |= {others[place] for place in self._halve(kind, [records[index] for index in others], 0)}
+            found += take_out(source, kind, bad, "refused_by_reader")
         return found
 
     def _halve(self, kind: str, records: list[bytes], offset: int) -> list[int]:

@@ -13,9 +13,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import IO
 
+from pipeline.ingest.archives import most_unpacked
+
 CHUNK = 1 << 20
 LINE_LIMIT = 64 * 1024 * 1024
 """Longest line (bytes) that is read as a record. Lines longer than DuckDB's default object size are split first."""
+DOCUMENT_LIMIT = 128 * 1024 * 1024
+"""Largest JSON document (unpacked bytes) that is read; it is held in memory whole, about nine times its size."""
 BOM = b"\xef\xbb\xbf"
 
 
@@ -26,16 +30,21 @@ def is_gzip(path: Path) -> bool:
 
 
 class ByteSource:
-    """The unpacked bytes of a file, in chunks; `cut` is True after reading a gzip that is truncated or damaged.
+    """The unpacked bytes of a file, in chunks; `cut` is True after reading a gzip that is truncated or damaged, `damaged`
+    where there are bytes behind the place, and `swollen` after reading one that unpacks to more than `most` bytes.
 
     Args:
         path: Plain or gzipped file (told apart by content; several gzip members in a row are one stream).
+        most: Where to stop unpacking (`archives.most_unpacked`); None reads on, as erasure must.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, most: int | None = None) -> None:
         self.path = path
+        self.most = most
         self.gzipped = is_gzip(path)
         self.cut = False
+        self.damaged = False
+        self.swollen = False
 
     def chunks(self) -> Iterator[bytes]:
         """Yield the content in pieces of about a MiB, without a byte-order mark at the start."""
@@ -58,14 +67,20 @@ class ByteSource:
 
     def _gunzip(self) -> Iterator[bytes]:
         decoder = zlib.decompressobj(wbits=31)
+        size = 0
         with self.path.open("rb") as file:
             while packed := file.read(CHUNK):
                 while packed:
                     try:
-                        yield decoder.decompress(packed, CHUNK * 4)
+                        piece = decoder.decompress(packed, CHUNK * 4)
                     except zlib.error:
-                        self.cut = True
+                        self.cut = self.damaged = True
                         return
+                    size += len(piece)
+                    if self.most is not None and size > self.most:
+                        self.swollen = True
+                        return
+                    yield piece
                     if decoder.eof:
                         packed = decoder.unused_data.lstrip(b"\0")
                         if packed:
@@ -121,6 +136,7 @@ class Survey:
         bytes: Unpacked size.
         odd: True if the file holds what DuckDB would accept without being JSON (a trailing comma).
         cut: True if its gzip ends early.
+        swollen: True if its gzip unpacks to more than is likely; nothing of it is at `plain` then.
     """
 
     plain: Path
@@ -128,6 +144,7 @@ class Survey:
     bytes: int
     odd: bool
     cut: bool
+    swollen: bool = False
 
 
 def survey(path: Path, unpacked: Path) -> Survey:
@@ -135,7 +152,7 @@ def survey(path: Path, unpacked: Path) -> Survey:
 
     The count is made on bytes, apart from any JSON reader, so that it can hold the account against it.
     """
-    source = ByteSource(path)
+    source = ByteSource(path, most_unpacked(path))
     with path.open("rb") as file:
         copy = source.gzipped or file.read(3) == BOM
     out: IO[bytes] | None = unpacked.open("wb") if copy else None
@@ -151,6 +168,9 @@ def survey(path: Path, unpacked: Path) -> Survey:
     finally:
         if out is not None:
             out.close()
+    if source.swollen:
+        unpacked.unlink()
+        return Survey(path, 0, 0, odd=False, cut=False, swollen=True)
     plain = unpacked if copy else path
     # Every line has a first byte, and before it stands a line break (the first one being made up).
     records = pairs.starts

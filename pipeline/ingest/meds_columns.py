@@ -76,10 +76,11 @@ def fit(batch: pa.Table, wanted: Mapping[str, Wanted], extra: Mapping[str, pa.Da
     import pyarrow.compute as pc
 
     made: dict[str, pa.Array] = {}
+    there = {name: place for place, name in enumerate(batch.column_names)}  # asking the table is slow with thousands
     rows = Rows(batch, [])
     reasons = pa.nulls(batch.num_rows, pa.string())
     for name, want in wanted.items():
-        if name not in batch.column_names:
+        if name not in there:
             made[name] = pa.nulls(batch.num_rows, want.type)
             continue
         came = plain(batch.column(name))
@@ -96,7 +97,7 @@ def fit(batch: pa.Table, wanted: Mapping[str, Wanted], extra: Mapping[str, pa.Da
             absent = pc.and_(pc.is_null(made[name]), pc.is_null(reasons))
             reasons = pc.if_else(absent, "missing_value", reasons)
     for name, kind in extra.items():
-        made[name] = _kept(plain(batch.column(name)), kind) if name in batch.column_names else _none(batch, kind)
+        made[name] = _kept(plain(batch.column(there[name])), kind) if name in there else _none(batch, kind)
     table = pa.table(made)
     if reasons.null_count < batch.num_rows:
         good = pc.is_null(reasons)
@@ -157,9 +158,9 @@ def to_time(values: pa.Array) -> Fitted:
             fresh = naive.cast(wanted, safe=False)
             lost = pc.not_equal(fresh.cast(pa.timestamp("ns")), naive)
             return fresh, None, int(pc.sum(lost).as_py() or 0)
-        return _each(naive, lambda column: column.cast(wanted))
+        return _each(naive, lambda column: column.cast(wanted), wanted)
     if types.is_date(came):
-        return _each(values, lambda column: column.cast(pa.timestamp("us")))
+        return _each(values, lambda column: column.cast(wanted), wanted)
     if _is_text(came):
         return _each_text(values.cast(pa.string()))
     raise UnfitError
@@ -218,7 +219,7 @@ def to_exactly(wanted: pa.DataType) -> Callable[[pa.Array], Fitted]:
 
         if pa.types.is_nested(values.type):
             raise UnfitError
-        return _each(values, lambda column: column.cast(wanted))
+        return _each(values, lambda column: column.cast(wanted), wanted)
 
     return convert
 
@@ -279,27 +280,25 @@ def _kept(values: pa.Array, kind: pa.DataType) -> pa.Array:
         return pa.array(texts, pa.string()).cast(kind)
 
 
-def _each(values: pa.Array, convert: Callable[[pa.Array], pa.Array]) -> Fitted:
-    """All at once; where one value does not fit, one by one."""
+def _each(values: pa.Array, convert: Callable[[pa.Array], pa.Array], wanted: pa.DataType) -> Fitted:
+    """All at once; where one value does not fit, one by one. A type that has no way fails without any value too."""
     import pyarrow as pa
 
     try:
         return convert(values), None, 0
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OverflowError):
         pass
+    if not len(values):
+        raise UnfitError
     pieces, misfit = [], []
-    kind = None
     for place in range(len(values)):
         try:
             pieces.append(convert(values.slice(place, 1)))
-            kind = pieces[-1].type
             misfit.append(False)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OverflowError):
-            pieces.append(None)
+            pieces.append(pa.nulls(1, wanted))
             misfit.append(True)
-    if kind is None:
-        raise UnfitError
-    return pa.concat_arrays([p if p is not None else pa.nulls(1, kind) for p in pieces]), pa.array(misfit), 0
+    return pa.concat_arrays(pieces), pa.array(misfit), 0
 
 
 def _each_text(text: pa.Array) -> Fitted:
@@ -321,5 +320,13 @@ def _each_text(text: pa.Array) -> Fitted:
 
 def row_bytes(batch: pa.Table, place: int) -> bytes:
     """A row as text, for its hash: a Parquet file has no bytes of a row."""
-    row = batch.slice(place, 1).to_pylist()[0]
+    import pyarrow as pa
+
+    try:
+        row = batch.slice(place, 1).to_pylist()[0]
+    except (OverflowError, ValueError):  # a date that Python cannot say, a text that is no UTF-8
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, batch.schema) as stream:
+            stream.write_table(batch.slice(place, 1))
+        return bytes(sink.getvalue())
     return json.dumps(row, default=str, sort_keys=True).encode("utf-8", "surrogatepass")

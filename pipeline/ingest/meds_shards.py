@@ -125,8 +125,9 @@ def read_shards(
             work.set_aside(file, path, "parquet", table, error.reason)
     extra: dict[str, pa.DataType] = {}
     for shard in shards:
+        names = set(_renamed(shard.schema).names)
         for column in shard.schema:
-            if column.name not in wanted and column.name in _renamed(shard.schema).names:
+            if column.name not in wanted and column.name in names:
                 kind = stored_type(column.type)
                 extra[column.name] = together(extra[column.name], kind) if column.name in extra else kind
     if table == "labels":

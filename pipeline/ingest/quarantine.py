@@ -50,7 +50,7 @@ REASONS: Final[Mapping[str, str]] = {
     "encrypted": "a member of an archive that is encrypted",
     "nested_archive": "an archive in an archive",
     "unsafe_name": "a member of an archive whose name leads out of it",
-    "too_large": "an archive that would unpack to far more than is likely",
+    "too_large": "an archive or a gzip that would unpack to far more than is likely",
 }
 """The fixed vocabulary of reasons, in words."""
 _UNREADABLE: Final = {
@@ -204,6 +204,6 @@ def check_limit(account: Account, records: Iterable[Rejected], limit: float) -> 
         shares.append(f"{cut:,} of {account.files:,} files end early or are damaged")
     raise InputError(
         f"{', '.join(shares)}, more than the {limit:.1%} that the source allows: {'; '.join(parts)}.",
-        todo="Nothing was taken. Mend the delivery and hand it over under a new name, or raise max_quarantine_rate in "
+        todo="Nothing was taken. Mend the delivery and hand it over with --replace, or raise max_quarantine_rate in "
         "sources.yaml.",
     )

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 CSV_SUFFIXES = (".csv", ".tsv")
 PARQUET_SUFFIXES = (".parquet", ".pq")
 SCHEMA_SUFFIX = ".schema.json"
+MOST_LETTERS = 100
+"""Longest name of a table that is called by its file."""
 
 
 @dataclass(frozen=True)
@@ -140,9 +142,11 @@ def _clash(table: str, found: Assigned) -> str:
 
 
 def table_name(file: str) -> str:
-    """The table's name of a file: its stem, lower case, `[a-z0-9_]`, not starting with a digit."""
+    """The table's name of a file: its stem, lower case, `[a-z0-9_]`, not starting with a digit; a long one is cut."""
     stem = PurePosixPath(re.sub(r"(?i)\.gz$", "", file)).stem.lower()
     name = re.sub(r"[^a-z0-9_]+", "_", stem).strip("_") or "table"
+    if len(name) > MOST_LETTERS:  # the file of the table has to have a name, too
+        name = f"{name[: MOST_LETTERS - 9]}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
     return f"t_{name}" if name[0].isdigit() else name
 
 

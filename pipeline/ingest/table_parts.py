@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from pipeline.ingest.archives import most_unpacked
 from pipeline.ingest.csv_rows import Header, other_encoding, read_header, tolerant_rows
 from pipeline.ingest.encodings import foreign, plain_lines
 from pipeline.ingest.lines import ByteSource, survey
 from pipeline.ingest.quarantine import Rejected
-from pipeline.ingest.unusable import UnusableFileError
+from pipeline.ingest.unusable import UnusableFileError, swollen
 from pipeline.store.connection import identifier, literal
 
 if TYPE_CHECKING:
@@ -164,9 +165,11 @@ def open_csv(
         UnusableFileError: Another encoding, no header, a column that is asked for is not there.
     """
     text = scratch / "text"
-    recoded = plain_lines(path, text, settings)
+    recoded = plain_lines(path, text, settings, file.name)
     cut = recoded and _is_cut(path)
     found = survey(text if recoded else path, scratch / "plain")
+    if found.swollen:
+        raise swollen(file.name)
     cut = cut or found.cut
     if cut and found.records <= 1:
         raise UnusableFileError("gzip_truncated", "The gzip ends before its first whole row.", where=file.name)
@@ -207,13 +210,15 @@ def open_parquet(
     """
     import duckdb
 
-    source = ByteSource(path)
+    source = ByteSource(path, most_unpacked(path))
     plain = path
     if source.gzipped:
         plain = scratch / "plain.parquet"
         with plain.open("wb") as out:
             for chunk in source.pieces():
                 out.write(chunk)
+        if source.swollen:
+            raise swollen(file.name)
         if source.cut:
             what = "The gzip ends before its end, and half a Parquet file cannot be read."
             raise UnusableFileError("not_parquet", what, where=file.name)

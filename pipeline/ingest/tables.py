@@ -300,7 +300,7 @@ def _note_columns(work: _Work, name: str, parts: list[CsvPart], schema: TableSch
 
 def _note_texts(work: _Work, name: str, written: Path) -> None:
     """The columns of a table, and of its texts those that would be numbers or dates if they were written otherwise."""
-    relation = f"read_parquet({literal(written)})"
+    relation = f"read_parquet({literal(written)}, hive_partitioning = false)"
     types = {row[0]: row[1] for row in work.connection.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall()}
     work.columns[name] = list(types)
     usual = [column for column, kind in types.items() if kind == "VARCHAR" and told([column]) == [column]]
@@ -347,7 +347,9 @@ def _close(work: _Work) -> None:
             "in sources.yaml name.",
         )
     if account.in_ == 0:
-        raise InputError(f"The delivery is empty: {_tables(len(account.taken))}, and not one row.")
+        others = sum(account.info["other_files"].values())
+        beside = f" There are {others:,} files beside that no reader of plain tables takes." if others else ""
+        raise InputError(f"The delivery is empty: {_tables(len(account.taken))}, and not one row.{beside}")
     if not account.balanced:
         raise InputError(
             f"The account does not balance: {account.sentence()}.", todo="Nothing was taken. Please report this."

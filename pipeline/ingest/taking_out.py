@@ -20,13 +20,14 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from pipeline.ingest.delivery import renew_content
-from pipeline.ingest.lines import ByteSource
+from pipeline.ingest.lines import DOCUMENT_LIMIT, ByteSource
 from pipeline.ingest.person import Person
 from pipeline.ingest.taking_out_archives import Sift, sift_archive
 from pipeline.ingest.taking_out_fhir import sift_document, sift_lines
 from pipeline.ingest.taking_out_files import PersonFile, file_of, files_of
 from pipeline.ingest.taking_out_tables import sift_csv, sift_parquet
-from pipeline.ingest.tally import Tally
+from pipeline.ingest.tally import Tally, Unsearched
+from pipeline.ingest.unsearchable import PACKED, is_packed
 from pipeline.store.disk import remove, storage_errors, sync_file, sync_folder
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 ASIDE = ".erase-"
 """Names of the work folders beside the deliveries of a source; what a killed erasure left is swept by the next."""
 HALF_COPIED = ".tmp-"
+_OPENED = ("archive", "parquet", "dictionary")
+"""Forms of files that are packed and yet opened, or hold nobody."""
 _HANDING_OVER_SECONDS = 3600.0
 
 
@@ -111,13 +114,12 @@ def half_copied(folder: Path) -> int:
 def _sifted(file: PersonFile, source: SourceSpec, person: Person, tally: Tally, scratch: Path) -> Iterator[bytes]:
     """What stays of a file; `tally.whole` says afterwards that nothing does."""
     work = scratch / "unpacked"
+    data = ByteSource(file.path)
     try:
         if file.form == "lines":
-            yield from sift_lines(ByteSource(file.path).pieces(), person, tally)
+            yield from sift_lines(data.pieces(), person, tally)
         elif file.form == "document":
-            kept = sift_document(b"".join(ByteSource(file.path).pieces()), person, tally)
-            tally.whole += kept is None
-            yield kept or b""
+            yield from _document(data, person, tally)
         elif file.form == "csv":
             yield from sift_csv(file, work, person, tally)
         elif file.form == "parquet":
@@ -125,9 +127,33 @@ def _sifted(file: PersonFile, source: SourceSpec, person: Person, tally: Tally, 
         elif file.form == "archive":
             yield from sift_archive(file, scratch, person, tally, _sift_member(source, person))
         elif file.form is None and person.distinctive:
-            tally.whole += any(person.traced(window) for window in _windows(file.path))
+            tally.whole += any(person.traced(window) for window in _windows(data))
+        if data.damaged:
+            tally.note_damage(file.name)
     finally:
         work.unlink(missing_ok=True)
+
+
+def _document(data: ByteSource, person: Person, tally: Tally) -> Iterator[bytes]:
+    """What stays of a JSON document; one that is too large for its reader goes whole if it carries the id."""
+    pieces, size = [], 0
+    for piece in data.pieces():
+        size += len(piece)
+        if size > DOCUMENT_LIMIT:
+            break
+        pieces.append(piece)
+    if size <= DOCUMENT_LIMIT:
+        kept = sift_document(b"".join(pieces), person, tally)
+        tally.whole += kept is None
+        yield kept or b""
+        return
+    gone = any(person.traced(window) for window in _windows(data))
+    tally.before += 1
+    tally.removed += gone
+    tally.whole += gone
+    tally.unread += not gone
+    if not gone:
+        yield from data.pieces()
 
 
 def _sift_member(source: SourceSpec, person: Person) -> Sift:
@@ -143,10 +169,10 @@ def _sift_member(source: SourceSpec, person: Person) -> Sift:
     return sift
 
 
-def _windows(path: Path) -> Iterator[bytes]:
+def _windows(data: ByteSource) -> Iterator[bytes]:
     """The unpacked bytes in pieces that overlap, so that nothing is cut in two."""
     last = b""
-    for piece in ByteSource(path).pieces():
+    for piece in data.pieces():
         yield last + piece
         last = piece[-200:]
 
@@ -157,9 +183,15 @@ def _named(file: PersonFile, name: str, person: Person, tally: Tally) -> Tally:
     empty = tally.after == (tally.unread if called else 0) and file.form not in ("parquet", "dictionary")
     if empty and (tally.removed or called) and not (file.form in ("csv", "archive") and not called):
         tally.whole, tally.removed = 1, tally.before
-    if file.form is None and not tally.whole and file.path.stat().st_size:
+    if tally.whole:
+        tally.unsearched.clear()  # nothing of it is left
+    if tally.held or any(one.closed for one in tally.unsearched):
+        return tally
+    if file.form not in _OPENED and is_packed(file.name if file.form is None else "", file.path):
+        tally.unsearched.append(Unsearched(file.name, PACKED, closed=True))
+    elif file.form is None and file.path.stat().st_size:
         how = "as bytes only" if person.distinctive else "not at all, the id is short"
-        tally.unsearched.append(f"{file.name} (no reader takes it: searched {how})")
+        tally.unsearched.append(Unsearched(file.name, f"no reader takes it: searched {how}"))
     return tally
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from pipeline.ingest.archives import Member, members
 from pipeline.ingest.lines import CHUNK
 from pipeline.ingest.person import Person
-from pipeline.ingest.tally import Tally
+from pipeline.ingest.tally import Tally, Unsearched
 from pipeline.ingest.unusable import UnusableFileError
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def sift_archive(file: PersonFile, scratch: Path, person: Person, tally: Tally, 
     try:
         members(file.name, file.path)  # raises where nobody unpacks it: damaged, or far too large
     except UnusableFileError:
-        tally.unsearched.append(f"{file.name} (not readable as a ZIP archive)")
+        tally.unsearched.append(Unsearched(file.name, "not readable as a ZIP archive", closed=True))
         return
     fresh = scratch / "archive"
     total = Tally()
@@ -83,7 +83,7 @@ def _rewritten(
     try:
         Member(name, file.path, entry).unpack(plain)
     except UnusableFileError:
-        total.unsearched.append(f"{name} (encrypted or damaged)")
+        total.unsearched.append(Unsearched(name, "encrypted or damaged", closed=True))
         return False
     try:
         one = Tally()

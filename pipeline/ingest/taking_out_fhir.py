@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import orjson
@@ -25,8 +27,20 @@ ERASED: Final = '{"display":"erased"}'
 _SOMEBODY: Final = re.compile(r"(?:^|/)Patient/[A-Za-z0-9.\-]+(?:$|/|\?)")
 _SPACE: Final = re.compile(r"[ \t\r\n]*")
 _DECODER: Final = json.JSONDecoder()
+_ROOM: Final = 8000
 
 Spans = list[tuple[int, int, Any]]
+
+
+@contextmanager
+def _deep() -> Iterator[None]:
+    """Room for the 1,024 levels of nesting that readers take: nothing deeper comes here, as `orjson` has read it first."""
+    usual = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(usual, _ROOM))
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(usual)
 
 
 def sift_lines(chunks: Iterator[bytes], person: Person, tally: Tally) -> Iterator[bytes]:
@@ -62,7 +76,8 @@ def _line(line: bytes, end: bytes, person: Person, tally: Tally) -> Iterator[byt
         return
     one = Tally()
     text = body.decode("utf-8", "surrogateescape")
-    kept = _value(text, _skip(text, 0), record, person, one)
+    with _deep():
+        kept = _value(text, _skip(text, 0), record, person, one)
     tally.identifiers |= one.identifiers
     tally.removed += kept is None
     tally.blotted += kept is not None and one.held  # a line is one record, also where it is a bundle
@@ -71,6 +86,7 @@ def _line(line: bytes, end: bytes, person: Person, tally: Tally) -> Iterator[byt
         yield (line if not one.held else head + kept.encode("utf-8", "surrogateescape")) + end
 
 
+@_deep()
 def sift_document(data: bytes, person: Person, tally: Tally) -> bytes | None:
     """A JSON document (bundle, resource, list of either, or lines after all) without the person; None: nothing is left."""
     body = data.removeprefix(BOM)
@@ -109,7 +125,8 @@ def _sift_broken(data: bytes, person: Person, tally: Tally) -> bytes | None:
     while start := re.compile(r"[\s,]*(?=\{)").match(text, place):
         try:
             value, end = _DECODER.raw_decode(text, start.end())
-        except ValueError:
+            orjson.loads(text[start.end() : end].encode("utf-8", "surrogateescape"))  # as deep as a reader takes it
+        except (ValueError, RecursionError):
             break
         spans.append((start.end(), end, value))
         place = end

@@ -67,7 +67,9 @@ def files_of(folder: Path, source: SourceSpec, column: str | None) -> Iterator[P
 
 
 def file_of(name: str, path: Path, source: SourceSpec, column: str | None) -> PersonFile:
-    """How one file is looked through."""
+    """How one file is looked through; archives of every format are, whether its reader takes them or not."""
+    if is_archive(name):
+        return PersonFile(name, path, "archive", columns=() if column is None else (column,))
     if source.format == "fhir":
         return PersonFile(name, path, _FHIR_FORMS.get(form_of(name, path) or ""))
     if source.format == "meds":
@@ -102,8 +104,6 @@ def _of_mimic(name: str, path: Path, format: str) -> PersonFile:
 
 def _of_tables(name: str, path: Path, source: SourceSpec, column: str | None) -> PersonFile:
     columns = () if column is None else (column,)
-    if is_archive(name):
-        return PersonFile(name, path, "archive", columns=columns)
     file = TableFile(name, path)
     reading = next((r for r in source.tables.values() if matches(name, r.files)), None)
     if reading is not None:  # declared tables may have any name

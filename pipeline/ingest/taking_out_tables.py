@@ -16,7 +16,7 @@ from pipeline.ingest.lines import ByteSource, Line
 from pipeline.ingest.person import Person
 from pipeline.ingest.taking_out_files import PersonFile
 from pipeline.ingest.taking_out_text import TextForm, unpack
-from pipeline.ingest.tally import Tally
+from pipeline.ingest.tally import Tally, Unsearched
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -36,12 +36,14 @@ def sift_csv(file: PersonFile, scratch: Path, person: Person, tally: Tally) -> I
     except UnicodeError:
         form = None
     if form is None:  # nobody can read it
-        tally.unsearched.append(f"{file.name} (not in its encoding)")
+        tally.unsearched.append(Unsearched(file.name, "not in its encoding", closed=True))
         yield from ByteSource(file.path).pieces()
         return
     yield form.mark
     for piece in _rows(file, form, scratch, person, tally):
         yield form.back(piece)
+    if form.damaged:
+        tally.note_damage(file.name)
 
 
 def _rows(file: PersonFile, form: TextForm, plain: Path, person: Person, tally: Tally) -> Iterator[bytes]:
@@ -49,7 +51,7 @@ def _rows(file: PersonFile, form: TextForm, plain: Path, person: Person, tally: 
     try:
         header = read_header(plain, file.name, file.reading)
     except InputError:  # no reader takes it either; what carries the id goes
-        tally.unsearched.append(f"{file.name} (no header)")
+        tally.unsearched.append(Unsearched(file.name, "no header"))
         for line in _lines(plain):
             tally.before += 1
             gone = person.traced(line.data or b"")
@@ -59,7 +61,7 @@ def _rows(file: PersonFile, form: TextForm, plain: Path, person: Person, tally: 
         return
     place = _place(header.names, file.columns)
     if place is None:
-        tally.unsearched.append(file.name)
+        tally.unsearched.append(Unsearched(file.name))
     first = header.stands
     may_hold = _hint(person)
     for number, raw, ended in records(_lines(plain), header.delimiter):
@@ -148,7 +150,7 @@ def sift_parquet(file: PersonFile, scratch: Path, person: Person, tally: Tally) 
             tally.before += source.metadata.num_rows
             place = _place(source.schema_arrow.names, file.columns)
             if place is None:
-                tally.unsearched.append(file.name)
+                tally.unsearched.append(Unsearched(file.name))
                 return
             name = source.schema_arrow.names[place]
             found = sum(count_rows(batch.column(0), person) for batch in source.iter_batches(columns=[name]))
@@ -162,7 +164,7 @@ def sift_parquet(file: PersonFile, scratch: Path, person: Person, tally: Tally) 
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # the disk, and not what stands in the file
             raise
-        tally.unsearched.append(f"{file.name} (not readable as Parquet)")
+        tally.unsearched.append(Unsearched(file.name, "not readable as Parquet", closed=True))
     finally:
         fresh.unlink(missing_ok=True)
 

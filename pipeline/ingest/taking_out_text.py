@@ -34,12 +34,14 @@ class TextForm:
         encoding: Its encoding where that is not UTF-8.
         old_ends: Are its lines ended by a carriage return alone?
         comments: Line to the comment that stood there; the line is empty in what is looked through.
+        damaged: Is it a gzip with bytes that could not be unpacked?
     """
 
     mark: bytes = b""
     encoding: str | None = None
     old_ends: bool = False
     comments: dict[int, bytes] = field(default_factory=dict)
+    damaged: bool = False
 
     def back(self, piece: bytes) -> bytes:
         """UTF-8 text as it was written."""
@@ -68,8 +70,9 @@ def unpack(path: Path, target: Path, reading: TableReading | None = None) -> Tex
         encoding = f"{declared}-le"
     if encoding is None and head.startswith(BOM):
         mark = BOM
+    source = ByteSource(path)
     with target.open("wb") as out:
-        for piece in _decoded(path, mark, encoding):
+        for piece in _decoded(source, mark, encoding):
             out.write(piece)
     old_ends = encoding is None and _old_line_ends(target)
     if old_ends:
@@ -77,13 +80,13 @@ def unpack(path: Path, target: Path, reading: TableReading | None = None) -> Tex
     comments: dict[int, bytes] = {}
     if reading is not None and reading.comment is not None:
         _rewrite(target, _uncommented(target, reading.comment.encode(), comments))
-    return TextForm(mark, encoding, old_ends, comments)
+    return TextForm(mark, encoding, old_ends, comments, source.damaged)
 
 
-def _decoded(path: Path, mark: bytes, encoding: str | None) -> Iterator[bytes]:
+def _decoded(source: ByteSource, mark: bytes, encoding: str | None) -> Iterator[bytes]:
     decoder = codecs.getincrementaldecoder(encoding)(_ESCAPE) if encoding is not None else None
     first = True
-    for piece in ByteSource(path).pieces():
+    for piece in source.pieces():
         bare = piece.removeprefix(mark) if first else piece
         first = False
         yield bare if decoder is None else decoder.decode(bare).encode("utf-8", _ESCAPE)

@@ -6,6 +6,24 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
+@dataclass(frozen=True, order=True)
+class Unsearched:
+    """A file in which a person could not, or not wholly, be looked for.
+
+    Attributes:
+        file: Its path in the delivery.
+        why: In words; empty for a table that has not the person column.
+        closed: Could nobody look into it at all? Then whether it holds the person is not known.
+    """
+
+    file: str
+    why: str = ""
+    closed: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.file} ({self.why})" if self.why else self.file
+
+
 @dataclass
 class Tally:
     """One file, or a whole delivery.
@@ -17,7 +35,7 @@ class Tally:
         unread: Records that nobody can read and that do not carry the id: they stay.
         blotted: Records of others in which a reference to the person was blotted out.
         mentions: Rows of others that hold the id in another column; they are left as they are.
-        unsearched: Where nobody can be found: tables without the person column, and files that no reader takes.
+        unsearched: Where nobody can be found: tables without the person column, files that no reader takes or opens.
         whole: Files that go as a whole.
         identifiers: Keyed hashes of the person's business identifiers.
     """
@@ -28,7 +46,7 @@ class Tally:
     unread: int = 0
     blotted: int = 0
     mentions: int = 0
-    unsearched: list[str] = field(default_factory=list)
+    unsearched: list[Unsearched] = field(default_factory=list)
     whole: int = 0
     identifiers: set[str] = field(default_factory=set)
 
@@ -38,9 +56,19 @@ class Tally:
         return bool(self.removed or self.blotted or self.whole)
 
     @property
+    def in_files(self) -> str:
+        """The number of files that hold the person, in words."""
+        return f"{self.files} file{'s' * (self.files != 1)}"
+
+    @property
     def after(self) -> int:
         """Records left."""
         return self.before - self.removed
+
+    def note_damage(self, file: str) -> None:
+        """Note that a gzip was searched up to where it is damaged; one that is written anew has nothing behind that."""
+        if not self.held:
+            self.unsearched.append(Unsearched(file, "a damaged gzip: not searched behind the damage", closed=True))
 
     def add(self, other: Tally) -> None:
         """Count another file in."""
@@ -65,5 +93,5 @@ class Tally:
             "records_blotted": self.blotted,
             "files_removed": self.whole,
             "rows_of_others_with_the_id": self.mentions,
-            "not_searched": sorted(self.unsearched),
+            "not_searched": sorted(map(str, self.unsearched)),
         }

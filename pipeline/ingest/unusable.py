@@ -18,3 +18,9 @@ class UnusableFileError(InputError):
     def __init__(self, reason: str, what: str, *, where: str = "", todo: str = "") -> None:
         self.reason = reason
         super().__init__(what, where=where, todo=todo)
+
+
+def swollen(file: str) -> UnusableFileError:
+    """The error of a gzip that would fill the disk."""
+    what = "The gzip would unpack to far more than is likely."
+    return UnusableFileError("too_large", what, where=file, todo="If that is right, hand over the file unpacked.")

@@ -30,6 +30,8 @@ FOLDER: Final = "views"
 OWN_COLUMNS: Final = ("key", "patient", "last_updated")
 _PATIENTS: Final = ("patient", "subject", "beneficiary", "individual")
 """Elements that say whose a resource is, the first that a type has."""
+_UNFORESEEN: Final = (AssertionError, LookupError, RecursionError, TypeError, ValueError)
+"""Faults of the compiler's own: they cost the view that met them, and no other."""
 _RESERVED: Final = frozenset({"month_end", "events", "subjects", *BESIDE_THE_DATA})
 _PRIMARY: Final = "resource_"
 
@@ -100,6 +102,8 @@ def load_user_views(folders: Iterable[Path]) -> UserViews:
                 found.views[view.name] = view
             except ViewError as error:
                 found.broken[path.stem] = str(error)
+            except _UNFORESEEN:
+                found.broken[path.stem] = f"{path.name}: The view cannot be compiled."
     return found
 
 

@@ -7,7 +7,7 @@ clock is read here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -19,6 +19,9 @@ from pipeline.errors import CohortLoomError
 if TYPE_CHECKING:
     from pipeline.features.build import CohortInputs
     from pipeline.features.spec import CohortSpec
+
+MOST_KEYS = 3
+"""Deliveries that a sentence names; `cohortloom deliveries` names all."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,7 @@ class Standing:
         landed: Deliveries of its source that wait or were refused.
         published: Months with a published release.
         there: The deliveries of its source that are in the lake, with the day each knows up to.
+        accumulate: Do the source's deliveries add up, or does the newest one replace the others?
     """
 
     spec: CohortSpec
@@ -97,6 +101,7 @@ class Standing:
     landed: Sequence[Landed] = ()
     published: frozenset[str] = field(default_factory=frozenset)
     there: Mapping[str, date] = field(default_factory=dict)
+    accumulate: Literal["merge", "replace"] = "merge"
 
 
 @dataclass(frozen=True)
@@ -122,6 +127,49 @@ class Decision:
     def words(self) -> str:
         """One line for a log."""
         return f"{self.cohort} {self.month[:7]}: {'make' if self.make else 'not made'}: {self.reason}"
+
+
+def would_count(
+    landed: Iterable[Landed], there: Mapping[str, date], month: str, accumulate: Literal["merge", "replace"]
+) -> list[Landed]:
+    """Of the deliveries that are not in the lake, those that a month would hold if they were.
+
+    Where the newest delivery replaces the others, one that is older than what is in the lake changes nothing.
+    """
+    end = date.fromisoformat(month_after(month))
+    known = [as_of for as_of in there.values() if as_of < end] if accumulate == "replace" else []
+    newest = max(known, default=date.min)
+    return [delivery for delivery in landed if newest <= delivery.as_of < end]
+
+
+def lacking(
+    landed: Iterable[Landed], there: Mapping[str, date], month: str, accumulate: Literal["merge", "replace"]
+) -> list[tuple[Literal["refused", "waiting"], str]]:
+    """What is said of the month's own deliveries that are not in the lake and would count if they were."""
+    own = would_count((d for d in landed if f"{d.as_of:%Y-%m}-01" == month), there, month, accumulate)
+    found: list[tuple[Literal["refused", "waiting"], str]] = []
+    if refused := refused_words(own):
+        found.append(("refused", f"{refused} (why: cohortloom deliveries)"))
+    if waiting := waiting_words(own):
+        found.append(("waiting", waiting))
+    return found
+
+
+def waiting_words(landed: Iterable[Landed]) -> str:
+    """Which of them are still to be taken in; empty where none is."""
+    keys = [delivery.key for delivery in landed if not delivery.refused]
+    return f"{_together(keys)} landed and {'is' if len(keys) == 1 else 'are'} not taken in yet" if keys else ""
+
+
+def refused_words(landed: Iterable[Landed]) -> str:
+    """Which of them were refused, without the reasons, which may be long; empty where none was."""
+    keys = [delivery.key for delivery in landed if delivery.refused]
+    return f"{_together(keys)} {'was' if len(keys) == 1 else 'were'} refused" if keys else ""
+
+
+def _together(keys: Sequence[str]) -> str:
+    more = len(keys) - MOST_KEYS
+    return ", ".join(keys[:MOST_KEYS]) + (f" and {more} more" if more > 0 else "")
 
 
 def run_key(cohort: str, month: str) -> str:
@@ -233,12 +281,11 @@ def _about(
     own = next((m for m in standing.made if m.month == month), None)
     if own is None and "asked" in runs:
         return skip(_asked_before(spec.name, month, runs["asked"]))
-    end = date.fromisoformat(month_after(month))
-    waiting = [d.key for d in standing.landed if d.as_of < end and not d.refused]
-    if waiting:
-        return skip(f"waiting: {', '.join(waiting)} landed and is not taken in yet")
-    refused = [d.key for d in standing.landed if d.as_of < end and d.refused]
-    without = f" (without {', '.join(refused)}, which was refused)" if refused else ""
+    landed = would_count(standing.landed, standing.there, month, standing.accumulate)
+    if waiting := waiting_words(landed):
+        return skip(f"waiting: {waiting}")
+    refused = refused_words(landed)
+    without = f" ({refused})" if refused else ""
     try:
         now = standing.inputs(month)
     except CohortLoomError as error:

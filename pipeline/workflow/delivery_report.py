@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pipeline.errors import NotFoundError, nearest
+from pipeline.ingest.delivery import landed
 from pipeline.ingest.report import DeliveryFacts, headline, write_page
 from pipeline.workflow.deliveries import current_events
 
@@ -41,6 +42,10 @@ def facts_of(lake: Lake, key: str) -> tuple[DeliveryFacts, Path | None]:
     raws = [asset for asset in tables.assets() if asset.startswith("raw/")]
     keys = {partition["delivery"]: asset for asset in raws for partition in tables.partitions(asset)}
     raw = tables.current(keys[key], {"delivery": key}) if key in keys else None
+    if raw is None and any(delivery.key == key for delivery in landed(lake.home)):
+        raise NotFoundError(
+            f"Delivery '{key}' was handed over and is not taken in.", todo="Why it was refused: cohortloom deliveries."
+        )
     if raw is None:
         raise NotFoundError(f"Delivery '{key}' was not ingested.", todo=nearest(key, list(keys)))
     facts, _ = _gathered(lake, raw)

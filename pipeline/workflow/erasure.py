@@ -15,6 +15,7 @@ from pipeline.features.split import fingerprint
 from pipeline.ingest.delivery import SUCCESS
 from pipeline.ingest.taking_out import ASIDE, look, sweep, take_out
 from pipeline.ingest.taking_out_files import SUBJECT
+from pipeline.ingest.unsearchable import OPEN_THEM, closed_in_words
 from pipeline.store.backup import SNAPSHOT, snapshots
 from pipeline.store.disk import hold, release, remove, storage_errors
 from pipeline.workflow.deliveries import FORMATS_WITH_EVENTS, make_events
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from pipeline.workflow.compute import Compute
 
 _REBUILT = ("features", "model", "synthetic", "leaderboard")
+NO_COHORT = "its cohort is gone or cannot be read"
 EVERYTHING = 2**31
 """Versions to keep while drafts are swept: all."""
 Say = Callable[[str], None]
@@ -104,7 +106,7 @@ def erase(
     sweep(folder)
     for key in found.deliveries:
         tally = take_out(lake.home.landing / source.name / key.partition("--")[2], source, person)
-        way.say(f"{key}: {tally.removed} of {tally.before} records taken out of {tally.files} files.")
+        way.say(f"{key}: {tally.removed} of {tally.before} records taken out of {tally.in_files}.")
     renewed = {}
     for key in plan.raw:
         renewed[key] = _renew(lake, source, key, plan, person, way, compute)
@@ -115,7 +117,7 @@ def erase(
     _purge(lake, plan, way)
     _sweep_rest(lake, way)
     _renew_catalog(lake, compute, way)
-    rebuilt, lacking = _rebuild(lake, plan, way)
+    rebuilt, lacking = _rebuild(lake, plan, book, way)
     left = search(lake, source, book, person)
     left.versions = [h for h in left.versions if not _announced(lake, h.version)]
     left.releases = {name: trained for name, trained in left.releases.items() if name not in plan.kept}
@@ -144,7 +146,7 @@ def erase(
         "not_rebuilt": lacking,
         "search_found": left.counts(),
         "id_elsewhere": elsewhere,
-        "not_searched": in_words(left.unsearched, person.mask),
+        **_unsearched(left),
         "not_covered": not_covered(lake),
         "exports": in_words(exports_of(lake, source.name), person.mask),
         "records_nobody_can_read": left.unread,
@@ -152,6 +154,26 @@ def erase(
     }
     key = lake.journal.append(stream(source.name), proof)
     return next(e for e in lake.journal.entries(stream(source.name)) if e["id"] == key)
+
+
+def confirm(lake: Lake, found: Holdings, proof: dict[str, Any]) -> dict[str, Any]:
+    """The proof of a person who was erased and is nowhere now; entered anew where other files could be searched than then."""
+    now = _unsearched(found)
+    if all(proof.get(name, []) == files for name, files in now.items()):
+        return proof
+    name = stream(found.person.source)
+    told = {key: value for key, value in proof.items() if key not in ("id", "at")}
+    key = lake.journal.append(name, {**told, **now, "by": operator()})
+    return next(e for e in lake.journal.entries(name) if e["id"] == key)
+
+
+def _unsearched(found: Holdings) -> dict[str, list[str]]:
+    """Where the person was not looked for as elsewhere, and what nobody could look into."""
+    mask = found.person.mask
+    return {
+        "not_searched": [mask(str(one)) for one in found.unsearched if not one.closed],
+        "could_not_be_searched": [mask(str(one)) for one in found.unsearched if one.closed],
+    }
 
 
 def _begin(lake: Lake, source: SourceSpec, found: Holdings, keep_releases: bool) -> Plan:
@@ -170,7 +192,7 @@ def _begin(lake: Lake, source: SourceSpec, found: Holdings, keep_releases: bool)
         )
     earlier = open_plans(lake, found.person)
     if not found.found and not earlier:
-        raise unknown(source, found.elsewhere)
+        raise unknown(source, found)
     plan = Plan()
     for one in earlier:
         plan.merge(one)
@@ -182,11 +204,16 @@ def _begin(lake: Lake, source: SourceSpec, found: Holdings, keep_releases: bool)
     return plan
 
 
-def unknown(source: SourceSpec, elsewhere: Mapping[str, int]) -> NotFoundError:
-    """Nothing holds the person. No similar id is named: that would show somebody else's."""
+def unknown(source: SourceSpec, found: Holdings) -> NotFoundError:
+    """Nothing holds the person, as far as could be looked. No similar id is named: that would show somebody else's."""
     named = {"fhir": "Patient.id", "table": "the value of the person column"}.get(source.format, SUBJECT)
-    places = ", ".join(f"{number} files in {place}" for place, number in sorted(elsewhere.items()))
+    places = ", ".join(f"{number} files in {place}" for place, number in sorted(found.elsewhere.items()))
     text = f" But these characters stand in {places}, which nothing here can change." if places else ""
+    if closed := closed_in_words(found.person.mask(str(one)) for one in found.unsearched if one.closed):
+        return NotFoundError(
+            f"Nothing of source '{source.name}' that could be searched holds a person with this id.{text} {closed}",
+            todo=f"{OPEN_THEM} The id is {named}, exactly as the source writes it.",
+        )
     return NotFoundError(
         f"Nothing of source '{source.name}' holds a person with this id.{text}",
         todo=f"The id is {named}, exactly as the source writes it.",
@@ -334,12 +361,12 @@ def _renew_catalog(lake: Lake, compute: Compute, way: Way) -> None:
         way.say("catalog.duckdb removed.")
 
 
-def _rebuild(lake: Lake, plan: Plan, way: Way) -> tuple[dict[str, str], dict[str, str]]:
+def _rebuild(lake: Lake, plan: Plan, book: CohortBook, way: Way) -> tuple[dict[str, str], dict[str, str]]:
     """Make the affected cells again; gives label to sha256 of what is there then, and cell to why not."""
     lacking: dict[str, str] = {}
     for cohort, month in plan.cells if way.run_cell is not None else []:
         assert way.run_cell is not None
-        if lake.tables.current("leaderboard", {"cohort": cohort, "month": month}) is None:
+        if cohort in book.cohorts and lake.tables.current("leaderboard", {"cohort": cohort, "month": month}) is None:
             way.say(f"Making {cohort} {month[:7]} again ...")
             reason = way.run_cell(cohort, month)
             if reason:
@@ -354,6 +381,8 @@ def _rebuild(lake: Lake, plan: Plan, way: Way) -> tuple[dict[str, str], dict[str
                     rebuilt[version.label] = version.sha256
         if way.run_cell is None:
             lacking[f"{cohort} {month[:7]}"] = "not asked for"
+        if cohort not in book.cohorts:
+            lacking[f"{cohort} {month[:7]}"] = NO_COHORT
     return rebuilt, lacking
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pipeline.features.source import SourceSpec
     from pipeline.features.spec import CohortBook
     from pipeline.ingest.person import Person
-    from pipeline.ingest.tally import Tally
+    from pipeline.ingest.tally import Tally, Unsearched
     from pipeline.store.lake import Lake, VersionStore
 
 ABSENT, UNKNOWN = "absent", "unknown"
@@ -82,7 +82,7 @@ class Holdings:
         catalog: Does `catalog.duckdb` hold them?
         half_made: Drafts of killed runs in the stores, half-copied deliveries, snapshots of backups: nobody can say
             what they hold.
-        unsearched: Tables without the person column, and files that no reader takes.
+        unsearched: Tables without the person column, and files that no reader takes or nobody can look into.
         unread: Records of deliveries that nobody can read and that do not carry the id.
         mentions: Rows of others with the id in another column.
     """
@@ -95,7 +95,7 @@ class Holdings:
     elsewhere: dict[str, int] = field(default_factory=dict)
     catalog: bool = False
     half_made: int = 0
-    unsearched: list[str] = field(default_factory=list)
+    unsearched: list[Unsearched] = field(default_factory=list)
     unread: int = 0
     mentions: int = 0
 
@@ -174,7 +174,7 @@ def _search_landing(lake: Lake, source: SourceSpec, found: Holdings) -> None:
             continue
         tally = look(path, source, found.person)
         key = f"{source.name}--{path.name}"
-        found.unsearched += [f"{key}: {file}" for file in tally.unsearched]
+        found.unsearched += [replace(one, file=f"{key}: {one.file}") for one in tally.unsearched]
         found.mentions += tally.mentions
         found.unread += tally.unread
         if tally.held and (path / SUCCESS).exists():
@@ -370,7 +370,7 @@ def _carries(path: Path, person: Person) -> bool:
 def as_rows(found: Holdings) -> list[dict[str, Any]]:
     """What holds the person, one row a delivery and a kind of version, to show; no id."""
     rows: list[dict[str, Any]] = [
-        {"what": "delivery", "where": key, "number": t.removed + t.blotted, "unit": f"records in {t.files} files"}
+        {"what": "delivery", "where": key, "number": t.removed + t.blotted, "unit": f"records in {t.in_files}"}
         for key, t in found.deliveries.items()
     ]
     rows += [

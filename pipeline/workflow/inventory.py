@@ -1,4 +1,4 @@
-"""The state of every cell (cohort x month) and of every asset in it: ok, stale, missing, failed, waiting.
+"""The state of every cell (cohort x month) and of every asset in it: ok, stale, missing, failed, refused, waiting.
 
 Once nothing is tried again for ever, failure and staleness go quiet; this makes them loud. What the lake knows is read
 here; what only the orchestrator knows (runs, versions of code) comes in as plain values. How the result is shown is in
@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.errors import CohortLoomError, StoreError
-from pipeline.workflow.calendar import RunFact, closed_month, months_between, moved
+from pipeline.workflow.calendar import RunFact, closed_month, lacking, months_between, moved
 from pipeline.workflow.cell import Cell
 from pipeline.workflow.record import Record
 from pipeline.workflow.settings import changed_since, judging_settings
@@ -25,6 +25,7 @@ from pipeline.workflow.standing import (
     inputs_now,
     landed_deliveries,
     months_made,
+    open_reservations,
     published_months,
     recorded_inputs,
     snapshot,
@@ -41,8 +42,8 @@ if TYPE_CHECKING:
     from pipeline.features.spec import CohortBook, CohortSpec
     from pipeline.store.lake import Lake, Version
 
-State = Literal["ok", "waiting", "stale", "missing", "failed", "run failed"]
-STATES: tuple[State, ...] = ("ok", "waiting", "stale", "missing", "failed", "run failed")
+State = Literal["ok", "waiting", "refused", "stale", "missing", "failed", "run failed"]
+STATES: tuple[State, ...] = ("ok", "waiting", "refused", "stale", "missing", "failed", "run failed")
 """From harmless to bad: a cell is as bad as the worst of its assets."""
 FAILED: tuple[State, ...] = ("failed", "run failed")
 INVENTORY = "inventory"
@@ -106,6 +107,8 @@ class CellState:
         month = self.month[:7]
         if self.state == "ok":
             return ""
+        if self.state == "refused":
+            return "cohortloom deliveries"
         if self.state == "waiting":
             waits = next(a for a in self.assets if a.state == "waiting")
             if waits.asset == "release":
@@ -228,7 +231,7 @@ class _Cells:
             self.wanted |= set(months_between(min(self.wanted, default=closed), closed))
         self.wanted |= {p["month"] for p in lake.tables.partitions("cohort_inputs") if p.get("cohort") == spec.name}
         self.landed = landed_deliveries(lake, self.source, runs)
-        self.open: list[tuple[str, str]] = _open_reservations(lake, spec.name)
+        self.open: list[tuple[str, str]] = open_reservations(lake, spec.name)
 
     def months(self) -> set[str]:
         """The months to look at: those that are wanted, run and waited for."""
@@ -257,10 +260,8 @@ class _Cells:
         for step, run in failed.items():
             if step not in known:
                 yield AssetState(step, "run failed", _failure(run))
-        for delivery in self.landed:
-            if f"{delivery.as_of:%Y-%m}-01" == month:
-                words = f"was refused: {delivery.refused}" if delivery.refused else "landed and is not taken in yet"
-                yield AssetState(f"raw/{self.source.format}", "waiting", f"{delivery.key} {words}")
+        for state, words in lacking(self.landed, self.there, month, self.source.accumulate):
+            yield AssetState(f"raw/{self.source.format}", state, words)
         if not running:
             for when, generator in self.open:
                 if when == month:
@@ -376,15 +377,6 @@ class _Cells:
 
     def _store(self, asset: str) -> Any:
         return self.lake.models if asset.startswith("model/") else self.lake.tables
-
-
-def _open_reservations(lake: Lake, cohort: str) -> list[tuple[str, str]]:
-    """(month, generator) of the trainings that hold a reservation in the privacy ledger."""
-    from pipeline.privacy.ledger import Ledger
-
-    return [
-        (s.training.month, s.training.generator) for s in Ledger(lake.journal, cohort).spends() if s.state == "open"
-    ]
 
 
 def _failure(run: RunFact) -> str:

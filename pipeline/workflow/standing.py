@@ -102,6 +102,7 @@ def standing(
         landed=landed_deliveries(lake, source, runs),
         published=published,
         there=taken_in(lake, source),
+        accumulate=source.accumulate,
     )
 
 
@@ -242,6 +243,15 @@ def published_months(lake: Lake) -> dict[str, frozenset[str]]:
     for version in published_versions(lake):
         found.setdefault(version.partition["cohort"], set()).add(version.partition["month"])
     return {cohort: frozenset(months) for cohort, months in found.items()}
+
+
+def open_reservations(lake: Lake, cohort: str) -> list[tuple[str, str]]:
+    """(month, generator) of the trainings that hold a reservation in the privacy ledger."""
+    from pipeline.privacy.ledger import Ledger
+
+    return [
+        (s.training.month, s.training.generator) for s in Ledger(lake.journal, cohort).spends() if s.state == "open"
+    ]
 
 
 def sound(store: VersionStore, asset: str, partition: PartitionKey) -> Version | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,8 +55,13 @@ def codes(book: Book, tmp_path: Path) -> Path:
 @pytest.fixture
 def made(home: Home, codes: Path, few_metrics: None, instance: dg.DagsterInstance) -> Lake:
     assert ingest(deliver(home, "clinic", codes, name="one").key, instance).success
-    outcome = run_cohort("codes", MONTH, instance=instance)
+    said: list[str] = []
+    outcome = run_cohort("codes", MONTH, instance=instance, on_event=said.append)
     assert outcome.success, outcome
+    line = next(place for place, words in enumerate(said) if words.startswith("features ("))
+    assert re.fullmatch(
+        r"  block dx: [\d,]+ records = [\d,]+ taken( \+ 1 left out \([^)]+\)){2}; 10 codes", said[line + 1]
+    )
     return Lake(home)
 
 

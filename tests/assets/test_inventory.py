@@ -153,7 +153,7 @@ def test_settings_and_code_that_moved_on_make_stale(lake: Lake, book: Book, inst
     assert cell.words.startswith("model/independent: its code has changed (1-")
 
 
-def test_a_delivery_that_was_refused_waits_with_its_reason(
+def test_a_delivery_that_was_refused_is_named_and_a_newer_one_makes_it_good(
     lake: Lake, home: Home, instance: dg.DagsterInstance, tmp_path: Path
 ) -> None:
     assert run(instance).success
@@ -164,8 +164,8 @@ def test_a_delivery_that_was_refused_waits_with_its_reason(
     outcome = ingest(bad.key, instance)
     assert not outcome.success
     cell = only(lake, instance)
-    assert cell.state == "waiting"
-    assert cell.words == f"raw/table: clinic--bad was refused: {outcome.reason}"
+    assert (cell.state, cell.todo) == ("refused", "cohortloom deliveries")
+    assert cell.words == "raw/table: clinic--bad was refused (why: cohortloom deliveries)"
 
 
 def test_a_refused_delivery_hides_no_missing_month(lake: Lake, home: Home, tmp_path: Path) -> None:
@@ -175,9 +175,11 @@ def test_a_refused_delivery_hides_no_missing_month(lake: Lake, home: Home, tmp_p
         refused.append(RunFact(name, "failed", delivery=key, reason="Too few columns."))
     november, december = inventory(lake, load_book(), refused, now=now)
     # Nobody misses November: only the month just closed is due where nothing was made.
-    assert (november.state, november.todo) == ("waiting", "cohortloom deliveries")
+    assert (november.state, november.todo) == ("refused", "cohortloom deliveries")
     assert (december.state, december.todo) == ("missing", "cohortloom run tiny --month 2026-12")
-    assert december.words == "leaderboard: never made; raw/table: clinic--2026-12-25 was refused: Too few columns."
+    assert december.words == (
+        "leaderboard: never made; raw/table: clinic--2026-12-25 was refused (why: cohortloom deliveries)"
+    )
 
 
 def test_a_failed_run_of_a_month_before_the_first_delivery_is_no_cell(lake: Lake) -> None:

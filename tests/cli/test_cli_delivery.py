@@ -81,8 +81,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_delivery_from_first_to_last(cohortloom: Run, folder: Path, root: Path) -> None:
     first = cohortloom("deliver", "ward", str(folder), "--as", "2026-10-31")
     assert first.returncode == 0, first.stderr
-    assert "files: 1 no data, 1 partly taken, 1 quarantined, 1 taken" in first.stderr
-    assert "validated: 22 (sample), 1 failed, 1 of them structurally" in first.stderr
+    assert "files: 1 no data, 1 partly taken, 1 quarantined, 1 taken" in first.stdout
+    assert "validated: 22 (sample), 1 failed, 1 of them structurally" in first.stdout
 
     again = cohortloom("deliver", "ward", str(folder), "--as", "2026-10-31", "--json")
     assert again.returncode == 0
@@ -97,7 +97,14 @@ def test_a_delivery_from_first_to_last(cohortloom: Run, folder: Path, root: Path
     assert any(step.startswith(f"See what was set aside: cohortloom quarantine {KEY}") for step in told["next"])
     shown = cohortloom("delivery", KEY)
     assert shown.returncode == 0
-    assert "Validation" in shown.stdout
+    # What goes to a file is the whole report: the outcome, what to do next, the page.
+    for part in (
+        f"{KEY} (fhir, as of 2026-10-31): Taken in; 2 records set aside. ",
+        "Validation",
+        "See what",
+        "page: ",
+    ):
+        assert part in shown.stdout
     page = Path(cohortloom("delivery", KEY, "--open-path").stdout.strip())
     html = page.read_text()
     assert "Files by outcome" in html

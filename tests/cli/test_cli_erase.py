@@ -49,7 +49,8 @@ def test_a_person_is_listed_erased_and_proven(
     export.mkdir()
     rows = [{"resourceType": "Patient", "id": i, "name": [{"family": NAME}]} for i in ("p1", "p2", CANARY)]
     (export / "Patient.ndjson").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    (export / "scan.pdf").write_bytes(b"%PDF")
+    (export / "scan.pdf").write_bytes(b"%PDF-1.7")
+    (export / "notes.xml").write_bytes(b"<a/>")
     done = cohortloom("deliver", "hospital", str(export), "--as", "2026-10-31")
     assert done.returncode == 0, done.stderr
     said = []
@@ -63,6 +64,7 @@ def test_a_person_is_listed_erased_and_proven(
     assert unknown.returncode == 1
     assert unknown.stderr.count("error: ") == 1
     assert "holds a person with this id" in unknown.stderr
+    assert "1 FILE COULD NOT BE SEARCHED" in unknown.stderr
     assert "Set `person: COLUMN`" in erase("17", "--source", "ward").stderr
     listed = erase("-", "--source", "hospital", "--json", stdin=f"{CANARY}\n")
     assert listed.returncode == 0, listed.stderr
@@ -82,7 +84,8 @@ def test_a_person_is_listed_erased_and_proven(
     proof = tmp_path / "proof.json"
     done = erase("-", "--source", "hospital", "--yes", "--proof", str(proof), stdin=CANARY)
     assert done.returncode == 0, done.stderr
-    assert "Searched again: nothing holds this person." in done.stderr
+    assert "Searched again: nothing that could be searched holds this person." in done.stderr
+    assert "1 FILE COULD NOT BE SEARCHED and may hold them: hospital--2026-10-31: scan.pdf (" in done.stderr
     assert "brings them back" in done.stderr
     entry = json.loads(proof.read_text())
     assert entry["person"] == found["person"]
@@ -90,7 +93,8 @@ def test_a_person_is_listed_erased_and_proven(
     assert {label.partition("/")[0] for label, _, _ in entry["purged"]} >= {"raw", "events"}
     assert entry["not_covered"] == []
     assert entry["id_elsewhere"] == {}
-    assert entry["not_searched"] == ["hospital--2026-10-31: scan.pdf (no reader takes it: searched as bytes only)"]
+    assert entry["not_searched"] == ["hospital--2026-10-31: notes.xml (no reader takes it: searched as bytes only)"]
+    assert [one.partition(" (")[0] for one in entry["could_not_be_searched"]] == ["hospital--2026-10-31: scan.pdf"]
     assert entry["not_searched"][0] in done.stderr.replace("\n", "")
     again = erase("-", "--source", "hospital", "--yes", "--json", stdin=CANARY)
     assert again.returncode == 0

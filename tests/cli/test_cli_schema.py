@@ -64,3 +64,27 @@ def test_a_file_that_is_not_there_or_cannot_be_written(monkeypatch, capsys, tabl
     assert "There is no such file" in capsys.readouterr().err
     assert run(monkeypatch, "schema", str(table), "--out", str(tmp_path / "no" / "s.json")) == 1
     assert "cannot be written" in capsys.readouterr().err
+
+
+def test_a_file_in_another_encoding_says_which_it_seems_to_be_and_is_read_in_it(monkeypatch, capsys, tmp_path):
+    path, out = tmp_path / "Aufnahmen.csv", tmp_path / "s.json"
+    rows = [f"{i};{60 + i},5;{['Größe', 'Straße'][i % 2]};{1 + i % 28:02}.03.2026" for i in range(60)]
+    path.write_bytes("\n".join(["nr;gewicht;wörter;tag", *rows, ""]).encode("cp1252"))
+    assert run(monkeypatch, "schema", str(path)) == 1
+    assert "looks like windows-1252. Pass --encoding windows-1252" in capsys.readouterr().err
+    assert run(monkeypatch, "fit", str(path), "-g", "independent", "--out", str(tmp_path / "model")) == 1
+    assert "--encoding windows-1252" in capsys.readouterr().err
+    assert run(monkeypatch, "schema", str(path), "--encoding", "klingon") == 1
+    assert "no text encoding 'klingon'" in capsys.readouterr().err
+    assert run(monkeypatch, "schema", str(path), "--encoding", "ascii") == 1
+    assert "not in the encoding ascii" in capsys.readouterr().err
+    assert run(monkeypatch, "schema", str(path), "--encoding", "windows-1252", "--out", str(out)) == 0
+    told = capsys.readouterr().err
+    assert "'gewicht': every value would be a number with a decimal comma" in told
+    assert "'tag': every value would be a date DD.MM.YYYY" in told
+    schema = TableSchema.model_validate_json(out.read_text())
+    assert schema.names == ["nr", "gewicht", "wörter", "tag"]
+    assert schema.column("wörter").levels == ["Größe", "Straße"]
+    path.write_bytes(path.read_bytes().decode("cp1252").encode("utf-16"))  # its mark says what it is
+    assert run(monkeypatch, "schema", str(path), "--json") == 0
+    assert [column["name"] for column in json.loads(capsys.readouterr().out)["columns"]] == schema.names

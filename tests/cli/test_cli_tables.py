@@ -217,7 +217,7 @@ def test_fit_says_what_is_wrong(ward: Path, tmp_path: Path, cli: Callable[..., t
         (tmp_path / "ragged.csv", [], "not a valid table"),
         (tmp_path / "no.parquet", [], "not a valid table"),
         (tmp_path / "cut.csv.gz", [], "cannot be read"),
-        (tmp_path / "bytes.csv", [], "column b"),
+        (tmp_path / "bytes.csv", [], "The file is not UTF-8: it looks like windows-1252. Pass --encoding"),
         (
             tmp_path / "gap.csv",
             [],

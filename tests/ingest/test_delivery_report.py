@@ -102,6 +102,39 @@ def test_every_part_has_its_place(odd):
     assert "Only" not in [step.split(" ")[0] for step in next_steps(dataclasses.replace(odd, account=account))]
 
 
+def test_files_that_may_hold_data_and_that_no_reader_took_are_a_step(whole):
+    account = dataclasses.replace(whole.account, info={"other_files": {".md": 3, ".zip": 1, ".xlsx": 2}})
+    (step,) = next_steps(dataclasses.replace(whole, account=account))
+    assert step.startswith("3 files (2 .xlsx, 1 .zip) of a kind that the reader of format table does not take")
+    readme = dataclasses.replace(whole.account, info={"other_files": {".md": 3, "(other)": 1}})
+    assert next_steps(dataclasses.replace(whole, account=readme)) == next_steps(whole)
+
+
+def test_a_link_that_leads_nowhere_means_another_thing_in_mimic(odd):
+    def said(form: str) -> str:
+        return next_steps(dataclasses.replace(odd, format=form))[-1]
+
+    assert "mostly a patient" in said("fhir")
+    assert "a code that its dictionary lacks" in said("mimic3")
+    assert "patient" not in said("mimic4")
+    assert {s.name: s.title for s in sections(odd)}["absent"] == "Tables"
+
+
+def test_a_half_export_and_records_of_the_future_are_steps(odd):
+    info = {
+        "manifest_missing": {"files": 21, "names": ["Condition.000.ndjson"]},
+        "after_the_delivery": {"Encounter": 1},
+    }
+    facts = dataclasses.replace(odd, account=Account(in_=1, taken={"Encounter": 1}, info=info), files=[])
+    half, late = next_steps(facts)
+    assert half.startswith("21 files that the manifest of the export names did not come.")
+    assert late.startswith("1 record of a day after 2026-10-31")
+    assert headline(facts)[:2] == ("look", "Taken in, with remarks")
+    (missing,) = (section for section in sections(facts) if section.name == "missing")
+    assert (missing.words, missing.rows) == (["1 of 21."], [("Condition.000.ndjson",)])
+    assert "Condition.000" not in markdown(facts)
+
+
 def test_what_dagster_keeps_names_no_file(odd):
     text = markdown(odd)
     assert "| not_json | 1 | the line, entry or file is not valid JSON |\n" in text

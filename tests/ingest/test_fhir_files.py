@@ -211,3 +211,36 @@ def test_lines_set_aside_are_found_in_their_span(tmp_path):
         found |= {int(here[line - 1]): reason for line, reason in part.aside.items()}
         assert part.version == "R5"
     assert found == chosen
+
+
+def test_files_that_the_manifest_names_and_that_did_not_come(take):
+    def manifest(*urls: str, **fields: Any) -> bytes:
+        output = [{"type": "X", "url": f"https://server.example/files/{url}"} for url in urls]
+        told = {"transactionTime": "2026-09-30T00:00:00Z", "request": "$export", "output": output, **fields}
+        return json.dumps(told).encode()
+
+    gone = {"deleted": [{"type": "Bundle", "url": "deleted.000.ndjson"}], "error": [{"url": "errors.ndjson"}]}
+    named = ("Patient.000.ndjson", "Observation%2E000.ndjson?sig=a.b", "Condition.000.ndjson", "4711")
+    half = {"manifest.json": manifest(*named, **gone), "export/Patient.000.ndjson.gz": [patient(1)]}
+    whole = {**half, "Condition.000.ndjson": [], "deleted.000.ndjson": [], "Observation.000.ndjson": [observation(1)]}
+    missing = ["Condition.000.ndjson", "Observation.000.ndjson", "deleted.000.ndjson"]
+    assert take(half).account.info["manifest_missing"] == {"files": 3, "names": missing}
+    assert "manifest_missing" not in take(whole).account.info
+    renamed = {"manifest.json": manifest(*named), "all.ndjson": [patient(1)]}
+    assert "manifest_missing" not in take(renamed).account.info, "then the names say nothing"
+    odd = {"manifest.json": manifest("Patient.000.ndjson", output="odd"), "Patient.000.ndjson": [patient(1)]}
+    assert "manifest_missing" not in take(odd).account.info
+
+
+def test_records_dated_after_the_delivery_are_counted(take):
+    late = {"effectiveDateTime": "2031-01-01T10:00:00Z"}
+    files = {
+        "o.ndjson": [
+            observation(1, component=[{"code": observation(1)["code"], "valueString": "x"}], **late),
+            observation(2, effectiveDateTime="2026-10-31T23:59:00-11:00"),
+            observation(3, effectiveDateTime="2031"),
+        ],
+        "p.ndjson": [patient(1, deceasedDateTime="2031-01-01", birthDate="2030-05-05"), patient(2)],
+    }
+    assert take(files).account.info["after_the_delivery"] == {"Observation": 2, "Patient": 1}
+    assert "after_the_delivery" not in take(files, dates="shifted").account.info

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.ingest import archives
 from pipeline.ingest import lines as module
 from pipeline.ingest.lines import ByteSource, lines, survey
 
@@ -56,3 +57,40 @@ def test_gzip_members_in_a_row_padding_and_damage(tmp_path):
         source = ByteSource(tmp_path / "x")
         assert b"".join(source.chunks()) == text
         assert source.cut is cut
+
+
+_BOMB = gzip.compress(b"a,b\n" + b"0,0\n" * (1 << 20))
+_COHORT = {
+    "patients.csv": b"subject_id,gender,anchor_age,anchor_year,anchor_year_group,dod\n10,F,21,2125,2011 - 2013,\n",
+    "admissions.csv": b"subject_id,hadm_id,admittime,dischtime\n10,100,2125-02-24 14:38:00,2125-03-04 14:02:00\n",
+}
+_PATIENT = {"p.ndjson": b'{"resourceType":"Patient","id":"a"}\n'}
+
+
+@pytest.mark.parametrize(
+    ("kind", "bomb", "others", "settings"),
+    [
+        ("table", "x.csv.gz", {"y.csv": b"a\n1\n"}, {}),
+        ("table", "x.csv.gz", {"y.csv": b"a\n1\n"}, {"tables": {"y": {"files": ["*.csv"], "encoding": "latin-1"}}}),
+        ("table", "x.parquet.gz", {"y.csv": b"a\n1\n"}, {}),
+        ("mimic4", "labevents.csv.gz", _COHORT, {}),
+        ("mimic4", "notes.csv.gz", _COHORT, {}),
+        ("fhir", "x.ndjson.gz", _PATIENT, {}),
+        ("fhir", "x.json.gz", _PATIENT, {}),
+    ],
+)
+def test_a_gzip_that_would_fill_the_disk_is_set_aside(take, monkeypatch, kind, bomb, others, settings):
+    monkeypatch.setattr(archives, "FREE_BYTES", 1 << 16)
+    monkeypatch.setattr(archives, "MOST_RATIO", 100)
+    taken = take({bomb: _BOMB, **others}, format=kind, **settings)
+    assert taken.rejects() == [(bomb, 0, "too_large")]
+    assert taken.account.quarantined == {"too_large": 1}
+    outcomes = {row["file"]: row["outcome"] for row in taken.rows("delivered_files")}
+    assert outcomes == {bomb: "quarantined", **dict.fromkeys(others, "taken")}
+    assert taken.account.balanced
+
+
+def test_erasure_reads_on_where_a_gzip_is_larger_than_likely(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "FREE_BYTES", 1 << 16)
+    (tmp_path / "x").write_bytes(_BOMB)
+    assert sum(map(len, ByteSource(tmp_path / "x").pieces())) == 4 + (1 << 22)

@@ -196,6 +196,27 @@ def test_a_file_that_cannot_be_used_does_not_hold_back_the_others(
         take({"data/0.parquet": bad, "data/1.parquet": shard([1, 2])}, format="meds", limit=0.01)
 
 
+def test_a_shard_in_which_no_value_of_a_column_fits_is_set_aside_row_by_row(take: Callable[..., Any]) -> None:
+    beyond = pa.array([2**62, 2**62], pa.timestamp("ms"))
+    labels = {"subject_id": [1], "prediction_time": pa.array([0], pa.timestamp("us")), "boolean_value": ["perhaps"]}
+    taken = take(
+        {
+            "data/0.parquet": shard([1, 2]),
+            "data/1.parquet": shard([1, 2], times=beyond),
+            "data/2.parquet": shard([3], unit=pa.array([b"\xff"], pa.binary())),
+            "labels/t/0.parquet": parquet(labels),
+        },
+        format="meds",
+    )
+    assert [(file, row) for file, row, _ in taken.rejects()] == [
+        ("data/1.parquet", 1),
+        ("data/1.parquet", 2),
+        ("data/2.parquet", 1),
+        ("labels/t/0.parquet", 1),
+    ]
+    assert taken.account.taken == {"meds": 2}
+
+
 def test_a_shard_that_breaks_in_the_middle_gives_no_row_at_all(
     take: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
 import json
+import lzma
+import tarfile
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +22,8 @@ from pipeline.features.split import PUBLISHED_KEY
 from pipeline.ingest.lines import ByteSource
 from pipeline.ingest.person import Person
 from pipeline.ingest.taking_out import look, sweep, take_out
+from pipeline.ingest.taking_out_fhir import sift_document, sift_lines
+from pipeline.ingest.tally import Tally
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -212,18 +217,18 @@ def test_tables_without_the_column_are_named(land: Callable[..., Any]) -> None:
     delivery = land({"a.csv": b"code,label\n17,x\n", "b.parquet": b"no parquet", "c.csv": b""})
     seen = look(delivery.folder, source("table"), person("17", column="mrn"))
     assert not seen.held
-    assert seen.unsearched == ["a.csv", "b.parquet (not readable as Parquet)", "c.csv (no header)"]
+    assert [*map(str, seen.unsearched)] == ["a.csv", "b.parquet (not readable as Parquet)", "c.csv (no header)"]
 
 
 def test_files_that_no_reader_takes_are_named(land: Callable[..., Any]) -> None:
-    files = {"a.ndjson": [patient(1), b"{broken"], "scan.pdf": b"%PDF", "old.zip": b"PK", f"{CANARY}.zip": b"PK"}
+    files = {"a.ndjson": [patient(1), b"{broken"], "a.xml": b"<a/>", "old.zip": b"PK", f"{CANARY}.zip": b"PK"}
     delivery = land(files)
     seen = look(delivery.folder, source(), person())
     how = "(no reader takes it: searched as bytes only)"
-    assert seen.unsearched == [f"old.zip {how}", f"scan.pdf {how}"]
+    assert [*map(str, seen.unsearched)] == [f"a.xml {how}", "old.zip (not readable as a ZIP archive)"]
     assert seen.whole == 1
     short = look(delivery.folder, source(), person("bro")).to_dict()
-    assert short["not_searched"][0] == "old.zip (no reader takes it: searched not at all, the id is short)"
+    assert short["not_searched"][0] == "a.xml (no reader takes it: searched not at all, the id is short)"
     assert short["records_nobody_can_read"] == 1
 
 
@@ -326,7 +331,7 @@ def test_rows_ended_as_a_macintosh_did(taken: Callable[..., dict[str, bytes]]) -
 def test_a_table_that_is_not_in_its_encoding_is_named_and_stays(land: Callable[..., Any]) -> None:
     delivery = land({"a.csv": b"\xff\xfew\0h\0o\0\n\0\x00\xd8\0"})
     done = take_out(delivery.folder, source("table"), person(column="who"))
-    assert done.unsearched == ["a.csv (not in its encoding)"]
+    assert [*map(str, done.unsearched)] == ["a.csv (not in its encoding)"]
     assert not done.held
 
 
@@ -340,8 +345,8 @@ def test_archives_that_cannot_be_read_are_named(land: Callable[..., Any]) -> Non
     delivery = land({"a.zip": body, "b.zip": b"PK no archive"})
     who = person(column="who")
     seen = look(delivery.folder, source("table"), who)
-    assert "b.zip (not readable as a ZIP archive)" in seen.unsearched
-    assert "a.zip/damaged.csv (encrypted or damaged)" in seen.unsearched
+    assert "b.zip (not readable as a ZIP archive)" in map(str, seen.unsearched)
+    assert "a.zip/damaged.csv (encrypted or damaged)" in map(str, seen.unsearched)
     done = take_out(delivery.folder, source("table"), who)
     assert done.to_dict() == seen.to_dict()
     with zipfile.ZipFile(delivery.folder / "a.zip") as archive:
@@ -350,3 +355,89 @@ def test_archives_that_cannot_be_read_are_named(land: Callable[..., Any]) -> Non
         assert archive.read("a.csv") == b"who\np2\n"
     assert (delivery.folder / "b.zip").read_bytes() == b"PK no archive"
     assert not look(delivery.folder, source("table"), who).held
+
+
+def _zipped(files: dict[str, bytes]) -> bytes:
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, body in files.items():
+            archive.writestr(name, body)
+    return made.getvalue()
+
+
+def _rows(ids: list[str]) -> bytes:
+    made = io.BytesIO()
+    pq.write_table(pa.table({"subject_id": pa.array(ids)}), made)
+    return made.getvalue()
+
+
+@pytest.mark.parametrize("format", ["mimic3", "mimic4", "meds", "fhir"])
+def test_archives_are_searched_whatever_the_format(land: Callable[..., Any], format: str) -> None:
+    """No reader of these takes an archive; but what was handed over lies in the landing folder all the same."""
+    files = {
+        "mimic4demo/hosp/patients.csv.gz": gzip.compress(f"subject_id,x\n{CANARY},1\np2,2\n".encode()),
+        "data/train/0.parquet": _rows([CANARY, "p2"]),
+        "Patient.ndjson": ndjson([canary(), patient(2)]),
+        "own.json": bundle([canary(), of(1, LINKS[0])]),
+    }
+    gone = {"mimic3": 1, "mimic4": 1, "meds": 1, "fhir": 3}[format]
+    theirs = {"mimic3": ["mimic4demo/hosp/patients.csv.gz"], "meds": ["data/train/0.parquet"]}
+    theirs |= {"mimic4": theirs["mimic3"], "fhir": ["Patient.ndjson", "own.json"]}
+    packed = _zipped({name: body for name, body in files.items() if name in theirs[format]} | {"README": b"nobody"})
+    delivery = land({"demo.zip": packed, "other.csv": b"x"})
+    seen = look(delivery.folder, source(format), person())
+    assert (seen.removed, [one for one in seen.unsearched if one.closed]) == (gone, [])
+    take_out(delivery.folder, source(format), person())
+    again = look(delivery.folder, source(format), person())
+    assert (again.held, again.before) == (False, seen.before - gone)
+    with zipfile.ZipFile(delivery.folder / "demo.zip") as archive:
+        bodies = [archive.read(name) for name in archive.namelist()]
+    left = [gzip.decompress(body) if body.startswith(b"\x1f\x8b") else body for body in bodies]
+    assert not [body for body in left if CANARY.encode() in body]
+    assert b"nobody" in left
+
+
+def test_what_nobody_can_look_into_is_no_proof(land: Callable[..., Any]) -> None:
+    """Not finding the id in bytes that are packed or encrypted says nothing: such files are told apart from the others."""
+    inside = ("subject_id\n" + "p2\n" * 2000 + f"{CANARY}\n").encode()
+    tarred = io.BytesIO()
+    with tarfile.open(fileobj=tarred, mode="w:gz") as tar:
+        info = tarfile.TarInfo("p.csv.gz")
+        info.size = len(gzip.compress(inside))
+        tar.addfile(info, io.BytesIO(gzip.compress(inside)))
+    damaged = bytearray(gzip.compress(inside))
+    damaged[12:16] = bytes(4)
+    closed = {
+        "all.tar.gz": tarred.getvalue(),
+        "dump.7z": b"7z\xbc\xaf\x27\x1c" + bytes(9),
+        "dump.xz": lzma.compress(inside),
+        "dump.bin": bz2.compress(inside),
+        "letter.pdf": b"%PDF-1.7 ...",
+        "notes.gpg": b"\x85\x01",
+        "patients.csv": lzma.compress(inside),
+        "admissions.csv.gz": bytes(damaged),
+        "nested.zip": _zipped({"deep.zip": _zipped({"p.csv": inside})}),
+    }
+    delivery = land({**closed, "README.md": b"nobody", "icustays.csv": b"subject_id\np2\n"})
+    for who in (person(), person("17")):
+        seen = look(delivery.folder, source("mimic3"), who)
+        told = {one.file.partition("/")[0] for one in seen.unsearched if one.closed}
+        assert (told, seen.held) == (set(closed), False)
+        assert [one.file for one in seen.unsearched if not one.closed and one.file not in closed] == ["README.md"]
+    gone = look(land({"a.ndjson": [patient(1)], "x.tar": inside, "y.7z": b"7z"}).folder, source(), person())
+    assert gone.whole == 1, "an id in the open is found in any file"
+
+
+def test_records_as_deep_as_readers_take_them() -> None:
+    def deep(record: dict[str, Any]) -> bytes:
+        head = json.dumps(record)[:-1]
+        return (head + ',"extension":' + '[{"extension":' * 505 + f'"{LINKS[0]}"' + "}]" * 505 + "}").encode()
+
+    own, other = deep(of(1, LINKS[0])), deep(of(2, "Patient/p2"))
+    left = b"".join(sift_lines(iter([own + b"\n" + other + b"\n"]), person(), Tally()))
+    assert left == other.replace(LINKS[0].encode(), b"erased") + b"\n"
+    broken = b'{"resourceType":"Bundle","entry":[{"resource":' + other + b'},{"resource":' + own + b"},"
+    kept = sift_document(broken, person(), Tally())
+    assert kept is not None
+    assert b'"o2"' in kept
+    assert CANARY.encode() not in kept

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 
 from pipeline.errors import InputError
 from pipeline.ingest.fhir_columns import VIEWS
+from pipeline.ingest.viewdefinition import run
 from pipeline.ingest.viewdefinition.compile import compile_view
 from pipeline.ingest.viewdefinition.definition import ViewError, load_view, parse_view
 from pipeline.ingest.viewdefinition.elements import TABLE, collect, elements
@@ -75,6 +77,15 @@ def moment(kind: str) -> list[dict[str, str]]:
         ({"resource": "Patient", "select": [column("%nobody")]}, "path", "not defined"),
         ({"resource": "Patient", "select": [column("active > 1")]}, "path", "cannot compare"),
         ({"resource": "Patient", "select": [column("birthDate + 1")]}, "path", "not supported"),
+        ({"resource": "Patient", "select": [column("name[-1].family")]}, "path", "whole number from 0"),
+        ({"resource": "Patient", "select": [column("name[1.5].family")]}, "path", "whole number from 0"),
+        ({"resource": "Patient", "select": [column("4 'mg'.value")]}, "path", "no element 'value'"),
+        ({"resource": "Patient", "select": [column("(-multipleBirth).shoe.first() + (-name)")]}, "path", "A number"),
+        ({"resource": "Patient", "select": [column("99999999999999999999")]}, "path", "too large"),
+        ({"resource": "Patient", "select": [column("iif(active, 1, 'n')")]}, "path", "different kinds: number and"),
+        ({"resource": "Patient", "select": [column("gender.replaceMatches('m', id)")]}, "path", "written out"),
+        ({"resource": "Patient", "select": [column("gender.replaceMatches('(m)', '$2')")]}, "path", "it has 1"),
+        ({"resource": "Patient", "select": [column("gender.replaceMatches('m', '${n}')")]}, "path", "by number"),
         ({"resource": "Patient", "select": [column('`a"b`')]}, "path", "no element"),
         ({"resource": "Patient", "select": [column("shoe", "a"), column("SHOE", "b")]}, "path", "two spellings"),
         ({"resource": "Patient", "select": [column("$this")]}, "", "as a whole"),
@@ -317,12 +328,47 @@ def test_text_of_the_view_stays_text(rows: Callable[..., Rows]) -> None:
     assert made == [{"v": "{source} e0 ' -- \"", "g": "e0"}]
 
 
+def test_an_index_before_the_first_item_and_the_groups_of_a_pattern(rows: Callable[..., Rows]) -> None:
+    person = {"resourceType": "Patient", "gender": "male", "name": [{"given": ["A"]}, {"given": ["B"]}]}
+    made = rows(
+        [person],
+        column("name[1 - 3].given", "before", collection=True),
+        column("name[3 - 2].given.first()", "second"),
+        column(r"gender.replaceMatches('(m)(a)', '$2${1}\\1')", "swapped"),
+    )
+    assert made == [{"before": [], "second": "B", "swapped": r"am\1le"}]
+
+
 def test_what_does_not_go_together_is_found_without_data(connection: duckdb.DuckDBPyConnection) -> None:
     for path in sorted(VIEWS.glob("*.json")):
         check_view(compile_view(load_view(path)), connection)
     odd = parse_view({"resource": "Patient", "select": [column("id.matches('(')")]})
     with pytest.raises(ViewError, match="cannot be run"):
         check_view(compile_view(odd), connection)
+
+
+def test_resources_are_gathered_from_files_of_every_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def found(data: bytes) -> tuple[int, int, int, list[str]]:
+        (tmp_path / "x").write_bytes(data)
+        made = gather([tmp_path / "x"], "Patient", tmp_path / "kept")
+        kept = [json.loads(line)["id"] for line in (tmp_path / "kept").read_bytes().splitlines()]
+        return made.taken, made.others.total(), made.unreadable, kept
+
+    a, b, other = (
+        json.dumps({"resourceType": kind, "id": key}).encode()
+        for kind, key in (("Patient", "a"), ("Patient", "b"), ("Claim", "c"))
+    )
+    deep = b'{"resourceType":"Patient","id":"d","extension":%b}' % (b"[" * 400 + b"]" * 400)
+    assert found(a) == (1, 0, 0, ["a"])
+    assert found(b"\xef\xbb\xbf\n" + a + b"\r\n{broken\n\n" + other + b"\n7\n" + b) == (2, 1, 2, ["a", "b"])
+    assert found(b"{broken\n" + a + b"\n" + b) == (2, 0, 1, ["a", "b"])
+    assert found(json.dumps(json.loads(a), indent=1).encode()) == (1, 0, 0, ["a"])
+    assert found(b"[" + a + b",\n" + b + b", 7]") == (2, 0, 1, ["a", "b"])
+    assert found(deep) == (1, 0, 0, ["d"])
+    assert found(gzip.compress(a + b"\n") + gzip.compress(b + b"\n")[:-9]) == (2, 0, 1, ["a", "b"])
+    monkeypatch.setattr(run, "DOCUMENT_LIMIT", 10)  # lines are not held together, whatever the size of the file
+    assert found(a + b"\n" + b) == (2, 0, 0, ["a", "b"])
+    assert found(b"[" + a + b",\n" + b + b"]")[0] == 0
 
 
 def test_the_command_runs_a_view(tmp_path: Path) -> None:

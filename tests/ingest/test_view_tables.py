@@ -16,7 +16,10 @@ from pipeline.features.merge import RawDelivery, open_views
 from pipeline.features.newest import incomplete
 from pipeline.features.source import SourceSpec
 from pipeline.features.spec import load_book
+from pipeline.ingest import user_views
 from pipeline.ingest.user_views import kinds_with, load_user_views, primary_table
+from pipeline.ingest.viewdefinition.compile import CompiledView, compile_view
+from pipeline.ingest.viewdefinition.definition import ViewDefinition
 from pipeline.store.home import Home
 
 View = Callable[..., Path]
@@ -177,6 +180,21 @@ def test_a_broken_view_is_told_and_hides_no_other(
         raise ConfigError(load_user_views([folder]).broken[name])
     assert list(load_book().broken) == [f"view:{name}"]
     assert take({"o.ndjson": [observation(1)]}).table("levels").num_rows == 1
+
+
+def test_a_fault_of_the_compiler_disables_that_view_alone(own: View, monkeypatch: pytest.MonkeyPatch) -> None:
+    own("levels", "Observation", glucose())
+    folder = own("claims")
+
+    def fail(view: ViewDefinition, **settings: Any) -> CompiledView:
+        if view.name == "claims":
+            raise RecursionError
+        return compile_view(view, **settings)
+
+    monkeypatch.setattr(user_views, "compile_view", fail)
+    found = load_user_views([folder])
+    assert list(found.views) == ["levels"]
+    assert "cannot be compiled" in found.broken["claims"]
 
 
 def test_two_views_of_one_name_are_refused(own: View) -> None:

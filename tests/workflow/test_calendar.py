@@ -142,9 +142,26 @@ def test_a_delivery_that_landed_is_waited_for_and_a_refused_one_is_not() -> None
     (decision,) = said(stand(made("2026-02"), landed=[refused]), "2026-03")
     assert decision[1:] == (
         True,
-        "delivery src--b (as of 2026-03-10) is new since 2026-02 (without src--x, which was refused)",
+        "delivery src--b (as of 2026-03-10) is new since 2026-02 (src--x was refused)",
     )
     assert said(stand(made("2026-01"), landed=[waits]), "2026-02")[0][2] == "inputs are unchanged since 2026-01"
+
+
+def test_where_the_newest_delivery_replaces_the_others_an_older_one_is_neither_waited_for_nor_named() -> None:
+    landed = [
+        Landed("src--w", date(2026, 3, 1)),
+        *(Landed(f"src--r{day}", date(2026, 3, day), refused="Too many.") for day in range(2, 6)),
+    ]
+    there = {key: date.fromisoformat(day) for key, day in DAYS.items()}
+    march = stand(made("2026-02"), landed=landed, there=there, accumulate="replace")
+    assert said(march, "2026-03")[0][1:] == (True, "delivery src--b (as of 2026-03-10) is new since 2026-02")
+    # Before the newer one is there they would count, and so they would where deliveries add up.
+    del there["src--b"]
+    alone = stand(made("2026-02"), landed=landed[1:], there=there, accumulate="replace")
+    words = "(src--r2, src--r3, src--r4 and 1 more were refused)"
+    assert said(alone, "2026-03")[0][2].endswith(words)
+    merged = stand(made("2026-02"), landed=landed, there={key: date.fromisoformat(d) for key, d in DAYS.items()})
+    assert said(merged, "2026-03")[0][2] == "waiting: src--w landed and is not taken in yet"
 
 
 def test_cohorts_that_are_not_scheduled_say_so() -> None:

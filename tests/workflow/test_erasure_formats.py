@@ -27,7 +27,8 @@ from pipeline.ingest.taking_out_files import SUBJECT, is_dictionary
 from pipeline.store.lake import Lake
 from pipeline.workflow.compute import Compute
 from pipeline.workflow.deliveries import FORMATS_WITH_EVENTS, make_events, take_in
-from pipeline.workflow.erasure import Way, come_back, erase, whom
+from pipeline.workflow.erasure import NO_COHORT, Way, _rebuild, come_back, confirm, erase, unknown, whom
+from pipeline.workflow.erasures import Plan
 from pipeline.workflow.exporting import export_meds, export_of_delivery
 from pipeline.workflow.holdings import search
 from pipeline.workflow.raw_rows import filter_raw, patients, person_rows
@@ -269,7 +270,7 @@ def test_a_broken_shard_is_named_as_not_searched(house: House) -> None:
     broken = b"PAR1" + GONE.encode()
     house.land("meds", "one", {"data/0.parquet": shard(GONE, STAYS), "data/1.parquet": broken})
     proof = house.erase(GONE, "meds")
-    assert proof["not_searched"] == ["meds--one: data/1.parquet (not readable as Parquet)"]
+    assert proof["could_not_be_searched"] == ["meds--one: data/1.parquet (not readable as Parquet)"]
 
 
 def test_what_stands_beside_the_data_is_looked_through_too(house: House) -> None:
@@ -375,3 +376,32 @@ def test_the_statement_that_a_patient_was_deleted_goes(house: House) -> None:
 def test_a_column_is_for_plain_tables_only(house: House) -> None:
     with pytest.raises(ConfigError, match="--column is for plain tables"):
         whom(house.lake, house.book.source("four"), GONE, "hadm_id")
+
+
+def test_a_file_that_nobody_can_look_into_stands_in_the_proof_until_it_is_gone(house: House) -> None:
+    rows = f"who,x\n{GONE},1\n{STAYS},2\n".encode()
+    key = house.land("tables", "one", {"a.csv": rows, "copy.tar.gz": b"as of a tar"})
+    proof = house.erase(GONE, "tables")
+    closed = [f"{key}: copy.tar.gz (packed, encrypted or no text: what is in it could not be searched)"]
+    assert (proof["could_not_be_searched"], proof["not_searched"], proof["search_found"]) == (closed, [], {})
+    spec = house.book.source("tables")
+
+    def again() -> Any:
+        return search(house.lake, spec, house.book, whom(house.lake, spec, GONE, None))
+
+    assert confirm(house.lake, again(), proof) == proof, "nothing new is entered"
+    said = str(unknown(spec, again()))
+    assert "that could be searched" in said
+    assert "1 FILE COULD NOT BE SEARCHED" in said
+    (house.home.landing / "tables" / "one" / "copy.tar.gz").unlink()
+    fresh = confirm(house.lake, again(), proof)
+    assert (fresh["could_not_be_searched"], fresh["deliveries"]) == ([], proof["deliveries"])
+    assert fresh["id"] != proof["id"]
+    assert "that could be searched" not in str(unknown(spec, again()))
+
+
+def test_a_cohort_that_is_gone_is_not_to_be_made_again(house: House) -> None:
+    plan = Plan(cells=[["typo", "2026-09-01"]])
+    assert _rebuild(house.lake, plan, house.book, Way(house.take_in)) == ({}, {"typo 2026-09": NO_COHORT})
+    runs = Way(house.take_in, lambda cohort, month: pytest.fail("it is run"))
+    assert _rebuild(house.lake, plan, house.book, runs)[1] == {"typo 2026-09": NO_COHORT}

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from pipeline.ingest.fhir_validation_faults import WORDS as FAULTS
 from pipeline.ingest.quarantine import REASONS
 from pipeline.ingest.report.facts import DeliveryFacts
+from pipeline.ingest.report.of_fhir import fhir_doubts, missing_files
+from pipeline.ingest.report.of_tables import absent, beside, column_types, columns_changed, doubts
+from pipeline.ingest.report.section import ORDER, Cell, Section, count, place_of
 
-Cell = str | int
 PLACE: Final = "first at"
 """The column with the first place of each reason: file and line."""
 FILES_SHOWN: Final = 500
@@ -26,28 +27,20 @@ OUTCOMES: Final[Mapping[str, str]] = {
     "no data": "a kind of file that no reader takes",
 }
 """What the outcome of a file means."""
-_ORDER: Final = ("quarantined", "partly taken", "taken", "not modelled", "not clinical", "empty", "no data")
-
-
-@dataclass(frozen=True)
-class Section:
-    """One part of the report.
-
-    Attributes:
-        name: Short name, for links.
-        title: Heading.
-        words: Sentences before the table.
-        columns: Its columns.
-        rows: Its rows; none where there is no table.
-        folded: Long and for looking things up: the page shows it on demand, Dagster and the terminal do not.
-    """
-
-    name: str
-    title: str
-    words: list[str] = field(default_factory=list)
-    columns: tuple[str, ...] = ()
-    rows: list[tuple[Cell, ...]] = field(default_factory=list)
-    folded: bool = False
+_COMPANIONS: Final = (".txt", ".md", ".html", ".pdf", ".sha256", "(other)")
+"""Kinds of files that come with every delivery and hold no data."""
+_REMARKS: Final = ("written_otherwise", "without_person", "one_column", "manifest_missing", "after_the_delivery")
+"""Entries of an account for whose sake a delivery in which nothing was set aside is to be looked at."""
+_MISSED: Final[Mapping[str, str]] = {
+    "fhir": "a record, mostly a patient, that this delivery does not hold. That is right where the source merges its "
+    "deliveries and an earlier one holds it, and a loss where none does.",
+    **dict.fromkeys(
+        ("mimic3", "mimic4"),
+        "a row that is in none of the delivered tables, such as a code that its dictionary lacks: see which column points "
+        "there. The records themselves are taken.",
+    ),
+}
+"""What a link that leads nowhere means, by format."""
 
 
 def headline(facts: DeliveryFacts) -> tuple[str, str, str]:
@@ -56,9 +49,10 @@ def headline(facts: DeliveryFacts) -> tuple[str, str, str]:
     broken = facts.files_by_outcome.get("quarantined", 0)
     failed = account.info.get("validation", {}).get("failed", 0)
     if not facts.quarantined and not broken:
-        state, name = ("look", "Taken in, with remarks") if failed else ("pass", "Taken in whole")
+        remarks = failed or any(account.info.get(what) for what in _REMARKS)
+        state, name = ("look", "Taken in, with remarks") if remarks else ("pass", "Taken in whole")
     else:
-        state, name = "look", f"Taken in; {_count(facts.quarantined, 'record')} set aside"
+        state, name = "look", f"Taken in; {count(facts.quarantined, 'record')} set aside"
     return state, name, f"{account.sentence()}."
 
 
@@ -74,7 +68,7 @@ def next_steps(facts: DeliveryFacts) -> list[str]:
         )
     if broken := facts.files_by_outcome.get("quarantined", 0):
         found.append(
-            f"{_count(broken, 'file')} could not be used at all; the others were taken without waiting for them."
+            f"{count(broken, 'file')} could not be used at all; the others were taken without waiting for them."
         )
     validation = account.info.get("validation", {})
     if validation.get("structural") and validation.get("mode") == "sample":
@@ -85,11 +79,15 @@ def next_steps(facts: DeliveryFacts) -> list[str]:
     if validation.get("failed", 0) > validation.get("structural", 0):
         found.append("Tell the sender of the other faults found by validation: those resources are used as they are.")
     if lost := sum(account.info.get("dangling", {}).values()):
+        found.append(f"{count(lost, 'record')} point to {_MISSED.get(facts.format, _MISSED['fhir'])}")
+    others = {k: n for k, n in account.info.get("other_files", {}).items() if k not in _COMPANIONS}
+    if number := sum(others.values()):
+        kinds = ", ".join(f"{n:,} {kind}" for kind, n in sorted(others.items(), key=lambda item: (-item[1], item[0])))
         found.append(
-            f"{_count(lost, 'record')} point to a record, mostly a patient, that this delivery does not hold. That is "
-            "right where an earlier delivery of the source holds it, and a loss where none does."
+            f"{count(number, 'file')} ({kinds}) of a kind that the reader of format {facts.format} does not take: if "
+            "there is data in them, they belong to a source of another format."
         )
-    return found or ["Nothing: go on with the cohorts of this source."]
+    return found + doubts(facts) + fhir_doubts(facts) or ["Nothing: go on with the cohorts of this source."]
 
 
 def sections(facts: DeliveryFacts) -> list[Section]:
@@ -97,13 +95,16 @@ def sections(facts: DeliveryFacts) -> list[Section]:
     made = [
         _records(facts),
         _outcomes(facts),
+        missing_files(facts),
+        beside(facts),
+        column_types(facts),
         _quarantine(facts),
         _unusable(facts),
-        _columns(facts),
+        columns_changed(facts),
         _validation(facts),
         _links(facts),
         _versions(facts),
-        _absent(facts),
+        absent(facts),
         _unread(facts),
         _views(facts),
         _events(facts),
@@ -137,13 +138,9 @@ def _outcomes(facts: DeliveryFacts) -> Section | None:
         return None
     rows: list[tuple[Cell, ...]] = [
         (name, counts[name], OUTCOMES.get(name, ""))
-        for name in sorted(counts, key=lambda n: (n not in _ORDER, _place(n)))
+        for name in sorted(counts, key=lambda n: (n not in ORDER, place_of(n)))
     ]
     return Section("files", "Files by outcome", [], ("outcome", "files", "meaning"), rows)
-
-
-def _place(outcome: str) -> int:
-    return _ORDER.index(outcome) if outcome in _ORDER else 0
 
 
 def _quarantine(facts: DeliveryFacts) -> Section | None:
@@ -168,8 +165,9 @@ def _validation(facts: DeliveryFacts) -> Section | None:
     if not told or told["mode"] == "off":
         return None
     which = "All resources" if told["mode"] == "all" else "A seeded sample of every type and file"
+    but = " that came in the version of the models" if told.get("rewritten") else ""
     words = [
-        f"{which} of the modelled types was held against the models of the standard (fhir.resources, R4B): "
+        f"{which} of the modelled types{but}: held against the models of the standard (fhir.resources, R4B), "
         f"{told['checked']:,} checked, {told['failed']:,} failed, {told['structural']:,} of them structurally.",
     ]
     if told["failed"]:
@@ -183,10 +181,10 @@ def _validation(facts: DeliveryFacts) -> Section | None:
         words.append(f"Failed, by type: {by_type}.")
     if told.get("rewritten"):
         words.append(
-            f"{_count(told['rewritten'], 'drawn resource')} came from another FHIR version and were not validated."
+            f"{count(told['rewritten'], 'drawn resource')} came from another FHIR version and were not validated."
         )
     if told["more_faults"]:
-        words.append(f"{_count(told['more_faults'], 'rarer kind')} of fault are left out below.")
+        words.append(f"{count(told['more_faults'], 'rarer kind')} of fault are left out below.")
     rows: list[tuple[Cell, ...]] = [
         (
             fault["type"],
@@ -236,10 +234,15 @@ def _views(facts: DeliveryFacts) -> Section | None:
         return None
     words = ["Resources that a view cannot take are left out of it alone; where there are too many it has no table."]
     rows: list[tuple[Cell, ...]] = [
-        (name, one["resource"], "no table" if one["rows"] is None else one["rows"], one["left_out"] or 0)
+        (name, one["resource"], "no table" if one["rows"] is None else one["rows"], _left_out(one))
         for name, one in sorted(found.items())
     ]
     return Section("views", "Views", words, ("view", "of", "rows", "left out"), rows)
+
+
+def _left_out(view: Mapping[str, Any]) -> Cell:
+    """How many resources a view leaves out; where it gave up before all were looked at, that is not known."""
+    return "too many" if view["rows"] is None and not view["left_out"] else view["left_out"] or 0
 
 
 def _unusable(facts: DeliveryFacts) -> Section | None:
@@ -248,32 +251,6 @@ def _unusable(facts: DeliveryFacts) -> Section | None:
         return None
     rows: list[tuple[Cell, ...]] = sorted(found.items())
     return Section("unusable", "Files that could not be used", [], (PLACE, "why"), rows)
-
-
-def _columns(facts: DeliveryFacts) -> Section | None:
-    info = facts.account.info
-    told = {
-        "renamed_columns": "named so, as another column has the name",
-        "columns_not_in_schema": "left out, as the declared schema does not speak of it",
-        "absent_columns": "empty, as the file does not have it",
-        "undeclared_columns": "kept as text, as the release does not declare it",
-    }
-    rows: list[tuple[Cell, ...]] = [
-        (table, column, what)
-        for key, what in told.items()
-        for table, columns in sorted(info.get(key, {}).items())
-        for column in columns
-    ]
-    return Section("columns", "Columns", [], ("table", "column", "what was done"), rows) if rows else None
-
-
-def _absent(facts: DeliveryFacts) -> Section | None:
-    names, release = facts.account.info.get("absent_tables"), facts.account.info.get("version")
-    if names is None:
-        return None
-    words = [f"Read as {release}."] if release else []
-    words.append(f"Not in this delivery: {', '.join(sorted(names))}." if names else "Every declared table came.")
-    return Section("absent", "Tables that did not come", words)
 
 
 def _events(facts: DeliveryFacts) -> Section | None:
@@ -289,7 +266,8 @@ def _files(facts: DeliveryFacts) -> Section | None:
     if not facts.files:
         return None
     ordered = sorted(facts.files, key=lambda f: (f.outcome not in ("quarantined", "partly taken"), f.file))
-    words = ["Files of one patient each are often called by the patient's name, so their names are hashed here."]
+    hashed = "Files of one patient each are often called by the patient's name, so their names are hashed here."
+    words = [hashed] if facts.format == "fhir" else []
     if len(ordered) > FILES_SHOWN:
         words.append(f"{FILES_SHOWN:,} of {len(ordered):,} files; the table delivered_files has all of them.")
     rows: list[tuple[Cell, ...]] = [
@@ -297,7 +275,7 @@ def _files(facts: DeliveryFacts) -> Section | None:
         for f in ordered[:FILES_SHOWN]
     ]
     columns = ("file", "form", "outcome", "records", "taken", "not modelled", "quarantined", "reasons")
-    return Section("each", "Every file", words, columns, rows, folded=True)
+    return Section("each", "Every file", words, columns, rows, folded=True, names_files=True)
 
 
 def markdown(facts: DeliveryFacts) -> str:
@@ -305,7 +283,7 @@ def markdown(facts: DeliveryFacts) -> str:
     _, name, sentence = headline(facts)
     parts = [f"**{name}.** {sentence}", "\n".join(f"- {step}" for step in next_steps(facts))]
     for section in sections(facts):
-        if section.folded:
+        if section.folded or section.names_files:
             continue
         parts += [f"**{section.title}**", *section.words]
         if section.rows:
@@ -317,7 +295,3 @@ def markdown(facts: DeliveryFacts) -> str:
 
 def _plain(cell: Cell) -> str:
     return f"{cell:,}" if isinstance(cell, int) else cell.replace("|", "\\|").replace("\n", " ")
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"

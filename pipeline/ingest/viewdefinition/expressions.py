@@ -22,6 +22,8 @@ from pipeline.ingest.viewdefinition.values import (
 
 _SYSTEMS = {"%ucum": "http://unitsofmeasure.org", "%sct": "http://snomed.info/sct", "%loinc": "http://loinc.org"}
 
+_LARGEST = 2**63 - 1
+
 
 def evaluate(node: Node, scope: Scope) -> Value:
     """The SQL value of a tree.
@@ -43,9 +45,10 @@ def evaluate(node: Node, scope: Scope) -> Value:
         case At():
             return _at(evaluate(node.left, scope), evaluate(node.index, scope), scope)
         case Sign():
-            right = evaluate(node.right, scope)
+            right = settled(evaluate(node.right, scope), scope)
             sql = number(right, scope)
-            return replace(right, sql=f"(-{sql})" if node.operator == "-" else sql, many=False, form="plain")
+            kind = right.type if right.type in NUMBERS else "decimal"
+            return Value(f"(-{sql})" if node.operator == "-" else sql, kind, literal=right.literal)
         case Binary():
             return combine(node.operator, evaluate(node.left, scope), evaluate(node.right, scope), scope)
         case TypeTest():
@@ -78,12 +81,17 @@ def _call(focus: Value, node: Call, scope: Scope) -> Value:
 
 
 def _at(left: Value, index: Value, scope: Scope) -> Value:
-    left = settled(left, scope)
+    left, index = settled(left, scope), settled(index, scope)
     sql = number(index, scope)
-    if left.many:
-        place = f"{int(index.sql) + 1}" if index.literal else f"CAST({sql} + 1 AS BIGINT)"
-        return replace(left, sql=f"({left.sql})[{place}]", many=False, beside=None)
-    return left if index.sql == "0" else replace(left, sql=f"CASE WHEN {sql} = 0 THEN {left.sql} END")
+    if index.type == "decimal" or (index.literal and not sql.isdecimal()):
+        raise ViewError("An index is a whole number from 0 on.", todo="last() gives the last item.")
+    if not left.many:
+        return left if sql == "0" else replace(left, sql=f"CASE WHEN {sql} = 0 THEN {left.sql} END")
+    if index.literal:
+        return replace(left, sql=f"({left.sql})[{int(sql) + 1}]", many=False, beside=None)
+    # DuckDB counts from the end where the place is negative; FHIRPath has nothing there.
+    item = f"CASE WHEN {sql} >= 0 THEN ({left.sql})[CAST(_whole({sql}) + 1 AS BIGINT)] END"
+    return replace(left, sql=item, many=False, beside=None)
 
 
 def _variable(node: Variable, scope: Scope) -> Value:
@@ -108,6 +116,8 @@ def _literal(node: Literal) -> Value:
         return EMPTY
     if node.type == "boolean":
         return Value(node.text.upper(), "boolean", literal=True)
+    if node.type == "integer" and int(node.text) > _LARGEST:
+        raise ViewError(f"The integer {node.text[:20]} is too large.", todo="Write it with a decimal point.")
     if node.type in ("integer", "decimal"):
         return Value(_digits(node.text), node.type, literal=True)
     if node.type == "Quantity":

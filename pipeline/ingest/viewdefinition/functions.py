@@ -219,7 +219,7 @@ def _iif(use: Use) -> Value:
     scope = use.scope
     condition = truth(use.within(use.focus), scope)
     branches = [use.within(use.focus, place) for place in range(1, len(use.arguments))]
-    parts = alike(branches, scope)
+    parts = _of_one_kind(branches, use)
     if not parts:
         return EMPTY
     many = any(part.many for part in parts)
@@ -235,13 +235,22 @@ def _iif(use: Use) -> Value:
     return Value(sql, parts[0].type, many, parts[0].form, sources=sources)
 
 
+def _of_one_kind(values: list[Value], use: Use) -> list[Value]:
+    """Values of which one is the result: a number here and a text there would come out as JSON, quotes and all."""
+    groups = {value.group for value in values if value.type != "empty" and not value.choices}
+    if len(groups) > 1 and groups <= {"text", "moment", "time", "number", "boolean"} and groups & {"number", "boolean"}:
+        kinds = " and ".join(sorted(groups))
+        raise ViewError(f"{use.name}() would give values of different kinds: {kinds}.", todo="Add toString().")
+    return alike(values, use.scope)
+
+
 def _union(use: Use) -> Value:
     other = settled(use.argument(0), use.scope)
     return union(settled(use.focus, use.scope), other, use.scope, distinct=use.name == "union")
 
 
 def _coalesce(use: Use) -> Value:
-    parts = alike([use.argument(place) for place in range(len(use.arguments))], use.scope)
+    parts = _of_one_kind([use.argument(place) for place in range(len(use.arguments))], use)
     if not parts:
         return EMPTY
     many = any(part.many for part in parts)

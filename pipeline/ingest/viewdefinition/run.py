@@ -9,13 +9,14 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final
 
 import duckdb
 import orjson
 
 from pipeline.errors import InputError
-from pipeline.ingest.lines import ByteSource
+from pipeline.ingest.fhir_pieces import as_json
+from pipeline.ingest.lines import DOCUMENT_LIMIT, ByteSource, lines
 from pipeline.ingest.viewdefinition.compile import CompiledView
 from pipeline.ingest.viewdefinition.definition import ViewError
 from pipeline.ingest.viewdefinition.macros import MACROS
@@ -25,6 +26,8 @@ from pipeline.store.connection import literal
 if TYPE_CHECKING:
     import pyarrow as pa
 
+_NONE: Final = object()
+"""What is no JSON."""
 _OBJECT: Final = 16 * 1024 * 1024
 """Bytes of a record that DuckDB reads without being told that there are longer ones."""
 _REASONS: Final = {
@@ -63,36 +66,29 @@ def gather(files: Sequence[Path], kind: str, target: Path) -> Gathered:
     found = Gathered()
     with target.open("wb") as out:
         for file in files:
-            try:
-                data = b"".join(ByteSource(file).chunks())
-            except (OSError, EOFError):
-                raise InputError("The file cannot be read.", where=file.name) from None
-            for resource in _resources(data, found):
-                name = resource.get("resourceType")
-                if name == kind:
-                    found.taken += 1
-                    found.longest = max(found.longest, out.write(orjson.dumps(resource) + b"\n"))
-                elif isinstance(name, str):
-                    found.others[name] += 1
-                else:
-                    found.unreadable += 1
+            for resource in _resources(file, found):
+                _keep(resource, kind, out, found)
     return found
 
 
-def _resources(data: bytes, found: Gathered) -> Iterator[dict[str, Any]]:
+def _keep(resource: dict[str, Any], kind: str, out: IO[bytes], found: Gathered) -> None:
+    name = resource.get("resourceType")
+    if name == kind:
+        found.taken += 1
+        found.longest = max(found.longest, out.write(as_json(resource) + b"\n"))
+    elif isinstance(name, str):
+        found.others[name] += 1
+    else:
+        found.unreadable += 1
+
+
+def _resources(file: Path, found: Gathered) -> Iterator[dict[str, Any]]:
     """The resources of a file; those of bundles one by one."""
-    try:
-        records = [orjson.loads(data)]
-    except orjson.JSONDecodeError:
-        records = []
-        for line in data.removeprefix(b"\xef\xbb\xbf").splitlines():
-            try:
-                if line.strip():
-                    records.append(orjson.loads(line))
-            except orjson.JSONDecodeError:
-                found.unreadable += 1
-    for record in records:
-        if not isinstance(record, dict):
+    for record in _records(file, found):
+        if isinstance(record, list):
+            yield from (item for item in record if isinstance(item, dict))
+            found.unreadable += sum(not isinstance(item, dict) for item in record)
+        elif not isinstance(record, dict):
             found.unreadable += 1
         elif record.get("resourceType") == "Bundle" and isinstance(record.get("entry"), list):
             for entry in record["entry"]:
@@ -100,6 +96,49 @@ def _resources(data: bytes, found: Gathered) -> Iterator[dict[str, Any]]:
                     yield entry["resource"]
         else:
             yield record
+
+
+def _records(file: Path, found: Gathered) -> Iterator[Any]:
+    """What a file holds as JSON: the document, or one line after the other without holding the others."""
+    try:
+        document = _document(file)
+        yield from _lines(file, found) if document is _NONE else [document]
+    except OSError:
+        raise InputError("The file cannot be read.", where=file.name) from None
+
+
+def _document(file: Path) -> Any:
+    """The one JSON value that a file is; `_NONE` where its first line is one already, or the whole is none."""
+    first = next((line for line in lines(ByteSource(file).chunks()) if line.data is None or line.data.strip()), None)
+    if first is None or (first.data is not None and _parsed(first.data) is not _NONE):
+        return _NONE
+    data = bytearray()
+    for chunk in ByteSource(file).chunks():
+        data += chunk
+        if len(data) > DOCUMENT_LIMIT:
+            return _NONE
+    return _parsed(data)
+
+
+def _lines(file: Path, found: Gathered) -> Iterator[Any]:
+    """The JSON of every line; lines that are none are counted, and so is a gzip that is cut off."""
+    source = ByteSource(file)
+    for line in lines(source.chunks()):
+        if line.data is not None and not line.data.strip():
+            continue
+        record = _NONE if line.data is None else _parsed(line.data)
+        if record is not _NONE:
+            yield record
+        elif line.ended or not source.cut:
+            found.unreadable += 1
+    found.unreadable += source.cut
+
+
+def _parsed(data: bytes | bytearray) -> Any:
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return _NONE
 
 
 def prepare(connection: duckdb.DuckDBPyConnection) -> None:

@@ -45,6 +45,8 @@ def _member(item: Value, name: str, scope: Scope) -> Value:
     """The member of one item."""
     if not _NAME.fullmatch(name):
         raise ViewError(f"There is no element called '{name}'.")
+    if item.form == "plain":
+        raise ViewError(f"A value that is written out or computed has no element '{name}'.")
     there = elements(item.type) if item.type != UNKNOWN else None
     element = (there or {}).get(name)
     if element is None:

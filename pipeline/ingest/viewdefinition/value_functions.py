@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from pipeline.ingest.viewdefinition.definition import ViewError
 from pipeline.ingest.viewdefinition.elements import PRIMITIVES, UNKNOWN, WHOLE_NUMBERS
+from pipeline.ingest.viewdefinition.fhirpath import Literal, Node
 from pipeline.ingest.viewdefinition.use import Function, Use
-from pipeline.ingest.viewdefinition.values import EMPTY, Value, boolean, each, items, number, plain, settled, text
+from pipeline.ingest.viewdefinition.values import (
+    EMPTY,
+    Value,
+    boolean,
+    each,
+    items,
+    number,
+    plain,
+    settled,
+    text,
+    text_literal,
+)
 from pipeline.store.connection import literal
 
 # Boundaries
@@ -50,6 +63,30 @@ def _substring(use: Use) -> Value:
     length = f", greatest(CAST({number(use.argument(1), use.scope)} AS BIGINT), 0)" if len(use.arguments) > 1 else ""
     part = f"substr({of}, CAST({start} AS BIGINT) + 1{length})"
     return Value(f"CASE WHEN {start} >= 0 AND {start} < length({of}) THEN {part} END", "string")
+
+
+def _replace_matches(use: Use) -> Value:
+    """FHIRPath says `$1` or `${1}` for what a group matched, DuckDB `\\1`."""
+    substitution = use.arguments[1]
+    if not isinstance(substitution, Literal) or substitution.type != "string":
+        raise ViewError("The substitution of replaceMatches() must be written out, in quotes.")
+    if re.search(r"\$(\{(?!\d\})|\d\d)", substitution.text):
+        raise ViewError("The groups of replaceMatches() go by number, $1 to $9.")
+    groups = _groups(use.arguments[0])
+    if any(int(number) > groups for number in re.findall(r"\$\{?(\d)", substitution.text)):
+        raise ViewError(f"The substitution names a group that the pattern has not: it has {groups}.")
+    rewritten = re.sub(r"\$(?:\{(\d)\}|(\d))", r"\\\1\2", substitution.text.replace("\\", "\\\\"))
+    pattern = text(use.argument(0), use.scope)
+    sql = f"regexp_replace({text(use.focus, use.scope)}, {pattern}, {text_literal(rewritten)}, 'g')"
+    return Value(sql, "string")
+
+
+def _groups(pattern: Node) -> int:
+    """The groups of a pattern that is written out; the most that there may be for any other."""
+    try:
+        return re.compile(pattern.text).groups if isinstance(pattern, Literal) else 9
+    except re.error:  # DuckDB's patterns are not quite Python's: it judges them itself
+        return 9
 
 
 def _split(use: Use) -> Value:
@@ -104,7 +141,7 @@ VALUES: Final[dict[str, tuple[Function, int, int]]] = {
     "endsWith": (_text("ends_with({0}, {1})", "boolean"), 1, 1),
     "matches": (_text("regexp_matches({0}, {1}, 's')", "boolean"), 1, 1),
     "replace": (_text("replace({0}, {1}, {2})"), 2, 2),
-    "replaceMatches": (_text("regexp_replace({0}, {1}, {2}, 'g')"), 2, 2),
+    "replaceMatches": (_replace_matches, 2, 2),
     "indexOf": (_text("(strpos({0}, {1}) - 1)", "integer"), 1, 1),
     "length": (_text("length({0})", "integer"), 0, 0),
     "upper": (_text("upper({0})"), 0, 0),
