@@ -149,7 +149,7 @@ def _files_set_aside(account: "Account") -> str | None:
 
 def _validation_check(account: "Account", source: "SourceSpec") -> dg.AssetCheckResult:
     """The share of validated resources that failed, against the source's limit; only FHIR is validated."""
-    from pipeline.ingest.fhir_validation import failure_rate
+    from pipeline.ingest.fhir.validation import failure_rate
 
     told = account.info["validation"]
     rate, limit = failure_rate(told), source.validation.max_failure_rate

@@ -56,7 +56,7 @@ class Lines:
 
 def generate(bundles: list[Path], folder: Path, target: float) -> Lines:
     """One NDJSON file a type and copy from the bundles until `target` bytes; copies get ids of their own."""
-    from pipeline.ingest.fhir_columns import TYPES
+    from pipeline.ingest.fhir.columns import TYPES
 
     folder.mkdir()
     records = written = copy = 0
@@ -123,7 +123,7 @@ def copy_all(folder: Path, out: Path, threads: int, memory: str) -> None:
 
     Of types without a raw table type and id alone.
     """
-    from pipeline.ingest.fhir_columns import TYPES, duckdb_columns
+    from pipeline.ingest.fhir.columns import TYPES, duckdb_columns
     from pipeline.store.connection import connect
 
     with connect({}, threads=threads, memory_limit=memory, spill=out) as connection:

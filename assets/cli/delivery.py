@@ -24,7 +24,7 @@ def delivery(
     from pipeline.errors import NotFoundError
     from pipeline.ingest.report import headline, sections
     from pipeline.ingest.report import next_steps as steps_of
-    from pipeline.ingest.written_otherwise import hint
+    from pipeline.ingest.tables.written_otherwise import hint
     from pipeline.store.lake import Lake
     from pipeline.workflow.delivery_report import facts_of
 

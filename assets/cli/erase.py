@@ -123,7 +123,7 @@ def _way(rebuild: bool) -> "Way":
 
 def _list(lake: "Lake", found: "Holdings", open_before: bool, *, as_json: bool) -> None:
     """What holds the person, by kind with counts, and each thing."""
-    from pipeline.ingest.unsearchable import closed_in_words
+    from pipeline.ingest.erasure.unsearchable import closed_in_words
     from pipeline.workflow.erasure import not_covered
     from pipeline.workflow.holdings import as_rows
 
@@ -201,7 +201,7 @@ def _say_unsearched(files: list[str]) -> None:
 
 def _say_again(found: "Holdings", entry: dict[str, Any]) -> None:
     """That the person was erased before, and is nowhere now."""
-    from pipeline.ingest.unsearchable import OPEN_THEM, closed_in_words
+    from pipeline.ingest.erasure.unsearchable import OPEN_THEM, closed_in_words
 
     closed = closed_in_words(found.person.mask(str(one)) for one in found.unsearched if one.closed)
     say(
@@ -221,7 +221,7 @@ def _stands_elsewhere(elsewhere: dict[str, int]) -> str:
 
 
 def _show_proof(entry: dict[str, Any], proof: Path | None, *, as_json: bool) -> None:
-    from pipeline.ingest.unsearchable import OPEN_THEM, closed_in_words
+    from pipeline.ingest.erasure.unsearchable import OPEN_THEM, closed_in_words
     from pipeline.workflow.erasure import NO_COHORT
 
     if proof is not None:

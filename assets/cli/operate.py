@@ -272,9 +272,10 @@ def _say_release(lake: "Lake", cohort: str, month: str) -> None:
 
 
 def _show_doubts(lake: "Lake", key: str) -> None:
-    """What may have been meant otherwise in plain tables, column by column."""
+    """What may have been meant otherwise in plain tables, column by column, and what a FHIR delivery may lack."""
+    from pipeline.ingest.report.of_fhir import fhir_doubts
     from pipeline.ingest.report.of_tables import doubts
-    from pipeline.ingest.written_otherwise import hint
+    from pipeline.ingest.tables.written_otherwise import hint
     from pipeline.workflow.delivery_report import facts_of
 
     facts, _ = facts_of(lake, key)
@@ -282,12 +283,12 @@ def _show_doubts(lake: "Lake", key: str) -> None:
     columns = [(f"{table}.{name}", hint(name, forms)) for table, o in otherwise.items() for name, forms in o.items()]
     for name, words in columns[:MOST_HINTS]:
         tell(f"{name}: {words}")
-    for doubt in doubts(facts):
+    for doubt in [*doubts(facts), *fhir_doubts(facts)]:
         tell(f"note: {doubt}")
 
 
 def _show_account(account: "Account") -> None:
-    from pipeline.ingest.user_views import view_sentences
+    from pipeline.ingest.fhir.user_views import view_sentences
 
     kinds = sorted({*account.taken, *account.not_modelled, *account.superseded})
     rows = [

@@ -57,8 +57,8 @@ def describe(
 ) -> None:
     """Say what a table holds: kinds, levels, bounds, grids, suspected codes for missing; write it out."""
     from pipeline.features.described import columns_yaml, describe_file
-    from pipeline.ingest.table_files import table_name
-    from pipeline.ingest.written_otherwise import hint
+    from pipeline.ingest.tables.files import table_name
+    from pipeline.ingest.tables.written_otherwise import hint
 
     found = describe_file(table, subject=subject, missing=missing or [], encoding=encoding)
     text = found.schema.model_dump_json(indent=1) + "\n"

@@ -28,7 +28,7 @@ from pipeline.features.spec import ColumnSpec
 from pipeline.features.split import assign, check_key, fingerprint, split_key
 from pipeline.features.stored import TableTarget, write_cohort
 from pipeline.ingest.events import EVENTS
-from pipeline.ingest.fhir_validation import refuse_invalid
+from pipeline.ingest.fhir.validation import refuse_invalid
 from pipeline.store.connection import confine, identifier
 from pipeline.store.hashing import sha256_bytes, sha256_json
 

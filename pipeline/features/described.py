@@ -133,7 +133,7 @@ def describe_file(
 
 def _written_otherwise(table: pa.Table) -> dict[str, list[str]]:
     """The text columns that would be numbers or dates in another way of writing."""
-    from pipeline.ingest.written_otherwise import forms_of
+    from pipeline.ingest.tables.written_otherwise import forms_of
     from pipeline.store.connection import connect
 
     texts = [field.name for field in table.schema if pa.types.is_string(field.type)]

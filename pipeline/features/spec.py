@@ -291,7 +291,7 @@ def _broken_views(folders: list[Path]) -> dict[str, str]:
     own = [folder for folder in folders if folder != BUILT_IN_COHORTS and (folder / "views").is_dir()]
     if not own:
         return {}
-    from pipeline.ingest.user_views import load_user_views
+    from pipeline.ingest.fhir.user_views import load_user_views
 
     return {f"view:{name}": reason for name, reason in load_user_views(own).broken.items()}
 

@@ -240,8 +240,8 @@ def _read_file(
 
     from pyarrow import csv
 
-    from pipeline.ingest.csv_rows import delimiter_of
-    from pipeline.ingest.encodings import utf8_of
+    from pipeline.ingest.tables.csv_rows import delimiter_of
+    from pipeline.ingest.tables.encodings import utf8_of
 
     if not path.is_file():
         raise NotFoundError("This is a folder." if path.is_dir() else "There is no such file.", where=str(path))

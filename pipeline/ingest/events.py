@@ -67,10 +67,10 @@ SYSTEMS: Final[Mapping[str, str]] = {
 """Short names of code systems; of others the last part of their address is taken, in capitals."""
 
 EVENTS: Final[Mapping[Format, str]] = {
-    "fhir": "pipeline.ingest.fhir_events",
-    "mimic3": "pipeline.ingest.mimic3_events",
-    "mimic4": "pipeline.ingest.mimic4_events",
-    "meds": "pipeline.ingest.meds_events",
+    "fhir": "pipeline.ingest.fhir.events",
+    "mimic3": "pipeline.ingest.mimic.mimic3_events",
+    "mimic4": "pipeline.ingest.mimic.mimic4_events",
+    "meds": "pipeline.ingest.meds.events",
 }
 """Format to the module that says what of its raw tables is an event: `TABLES`, `persons(there)` (SELECTs of the ids of
 all its people, as text, in a column `person`) and `selects(there)` (SELECTs of `person, time, code, numeric_value,
@@ -171,9 +171,7 @@ def subject_number(source: str, source_id: str) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def _number_subjects(
-    connection: duckdb.DuckDBPyConnection, persons: list[str], number_of: Callable[[str], int]
-) -> Any:
+def _number_subjects(connection: duckdb.DuckDBPyConnection, persons: list[str], number_of: Callable[[str], int]) -> Any:
     """All patients that are there or are pointed to, with their numbers, sorted by number."""
     import pyarrow as pa
 

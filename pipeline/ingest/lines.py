@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import IO
 
-from pipeline.ingest.archives import most_unpacked
+from pipeline.ingest.tables.archives import most_unpacked
 
 CHUNK = 1 << 20
 LINE_LIMIT = 64 * 1024 * 1024

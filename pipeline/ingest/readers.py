@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     Reader = Callable[[Delivery, Draft, Reading], Account]
 
 READERS: Final[Mapping[Format, str]] = {
-    "fhir": "pipeline.ingest.fhir:read_fhir",
-    "mimic3": "pipeline.ingest.mimic:read_mimic3",
-    "mimic4": "pipeline.ingest.mimic:read_mimic4",
-    "meds": "pipeline.ingest.meds_dataset:read_meds",
-    "table": "pipeline.ingest.tables:read_tables",
+    "fhir": "pipeline.ingest.fhir.reader:read_fhir",
+    "mimic3": "pipeline.ingest.mimic.reader:read_mimic3",
+    "mimic4": "pipeline.ingest.mimic.reader:read_mimic4",
+    "meds": "pipeline.ingest.meds.reader:read_meds",
+    "table": "pipeline.ingest.tables.reader:read_tables",
 }
 """Format to module and function; imported when first used."""
 

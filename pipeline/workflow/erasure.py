@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import ConfigError, NotFoundError, StoreError
 from pipeline.features.split import fingerprint
 from pipeline.ingest.delivery import SUCCESS
-from pipeline.ingest.taking_out import ASIDE, look, sweep, take_out
-from pipeline.ingest.taking_out_files import SUBJECT
-from pipeline.ingest.unsearchable import OPEN_THEM, closed_in_words
+from pipeline.ingest.erasure.taking_out import ASIDE, look, sweep, take_out
+from pipeline.ingest.erasure.taking_out_files import SUBJECT
+from pipeline.ingest.erasure.unsearchable import OPEN_THEM, closed_in_words
 from pipeline.store.backup import SNAPSHOT, snapshots
 from pipeline.store.disk import hold, release, remove, storage_errors
 from pipeline.workflow.deliveries import FORMATS_WITH_EVENTS, make_events
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
     from pipeline.features.source import SourceSpec
     from pipeline.features.spec import CohortBook
-    from pipeline.ingest.person import Person
+    from pipeline.ingest.erasure.person import Person
     from pipeline.store.lake import Lake, Version
     from pipeline.workflow.compute import Compute
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ConfigError
 from pipeline.features.split import split_key
-from pipeline.ingest.person import Person, mark_of
+from pipeline.ingest.erasure.person import Person, mark_of
 from pipeline.workflow.raw_rows import column_of, patients
 
 if TYPE_CHECKING:

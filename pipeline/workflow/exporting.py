@@ -1,7 +1,7 @@
 """Real events out of the house as a MEDS dataset: of a delivery, of a source in a month, or of a cohort's people.
 
 An export is patient data. That it was made is entered in the journal, with counts and hashes; the real split goes along
-only where it is asked for. How a dataset is written is in `ingest/meds_export.py`.
+only where it is asked for. How a dataset is written is in `ingest/meds/export.py`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pipeline.errors import ConfigError, InputError, NotFoundError
 from pipeline.features.build import CohortInputs, deliveries_of, raw_delivery
 from pipeline.features.merge import add_events, month_days, open_views
 from pipeline.ingest.events import EVENTS, code_descriptions
-from pipeline.ingest.meds_export import Written, write_dataset
+from pipeline.ingest.meds.export import Written, write_dataset
 from pipeline.store.disk import remove, storage_errors
 from pipeline.workflow.deliveries import raw_tables
 from pipeline.workflow.housekeeping import OPERATIONS, note_operation, operator

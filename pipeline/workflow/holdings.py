@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import StoreError
 from pipeline.ingest.delivery import SUCCESS
+from pipeline.ingest.erasure.taking_out import half_copied, look
 from pipeline.ingest.events import subject_number
 from pipeline.ingest.lines import CHUNK
-from pipeline.ingest.taking_out import half_copied, look
 from pipeline.store.backup import snapshots
 from pipeline.store.collector import folders
 from pipeline.store.keys import DRAFT, RECORD, TRASH, VERSION
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
     from pipeline.features.source import SourceSpec
     from pipeline.features.spec import CohortBook
-    from pipeline.ingest.person import Person
-    from pipeline.ingest.tally import Tally, Unsearched
+    from pipeline.ingest.erasure.person import Person
+    from pipeline.ingest.erasure.tally import Tally, Unsearched
     from pipeline.store.lake import Lake, VersionStore
 
 ABSENT, UNKNOWN = "absent", "unknown"

@@ -8,15 +8,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pipeline.ingest.account import BESIDE_THE_DATA
-from pipeline.ingest.taking_out_files import SUBJECT, is_dictionary
-from pipeline.ingest.taking_out_tables import rows_of
+from pipeline.ingest.erasure.taking_out_files import SUBJECT, is_dictionary
+from pipeline.ingest.erasure.taking_out_tables import rows_of
 from pipeline.workflow.deliveries import raw_tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pipeline.features.source import SourceSpec
-    from pipeline.ingest.person import Person
+    from pipeline.ingest.erasure.person import Person
     from pipeline.store.lake import Lake, Version
 
 _FHIR_COLUMNS = ("key", "patient", "unresolved")
@@ -89,8 +89,8 @@ def _records(table: Any, gone: Any) -> int:
 
 def _take_off(account: dict[str, Any], table: str, records: int) -> None:
     """Take the records of a table off the account, under the name that it counts them by."""
-    from pipeline.ingest.fhir_pieces import DELETION
-    from pipeline.ingest.user_views import primary_table
+    from pipeline.ingest.fhir.pieces import DELETION
+    from pipeline.ingest.fhir.user_views import primary_table
 
     known = DELETION if table == DELETED else table
     kind = next((name for name in account["taken"] if primary_table(name) == table), known)

@@ -17,8 +17,8 @@ from meds import CodeMetadataSchema, DataSchema, DatasetMetadataSchema, SubjectS
 from pipeline.errors import ConfigError, InputError, NotFoundError
 from pipeline.features.spec import load_book
 from pipeline.features.split import PUBLISHED_KEY
-from pipeline.ingest import meds_export
 from pipeline.ingest.delivery import hand_over
+from pipeline.ingest.meds import export as meds_export
 from pipeline.store.home import Home
 from pipeline.store.lake import Lake
 from pipeline.workflow.cell import Cell

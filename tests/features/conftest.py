@@ -14,7 +14,7 @@ from pipeline.features.build import Built, build_features, gather_inputs
 from pipeline.features.source import SourceSpec
 from pipeline.features.spec import CohortSpec
 from pipeline.features.split import split_key
-from pipeline.ingest.fhir_columns import MACROS, TYPES, duckdb_type
+from pipeline.ingest.fhir.columns import MACROS, TYPES, duckdb_type
 from pipeline.store.connection import identifier
 from pipeline.store.lake import Lake
 

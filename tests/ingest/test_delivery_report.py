@@ -131,7 +131,10 @@ def test_a_half_export_and_records_of_the_future_are_steps(odd):
     assert late.startswith("1 record of a day after 2026-10-31")
     assert headline(facts)[:2] == ("look", "Taken in, with remarks")
     (missing,) = (section for section in sections(facts) if section.name == "missing")
-    assert (missing.words, missing.rows) == (["1 of 21."], [("Condition.000.ndjson",)])
+    assert (missing.words, missing.rows) == (
+        ["The manifest of the export names them.", "1 of 21."],
+        [("Condition.000.ndjson",)],
+    )
     assert "Condition.000" not in markdown(facts)
 
 

@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import InputError
-from pipeline.ingest import fhir_work
-from pipeline.ingest.fhir_columns import TYPES
-from pipeline.ingest.fhir_judge import judge
-from pipeline.ingest.fhir_tables import RawTables
+from pipeline.ingest.fhir import work as fhir_work
+from pipeline.ingest.fhir.columns import TYPES
+from pipeline.ingest.fhir.judge import judge
+from pipeline.ingest.fhir.tables import RawTables
 from pipeline.ingest.quarantine import REASONS
 from pipeline.store.connection import connect
 from pipeline.store.lake import Lake

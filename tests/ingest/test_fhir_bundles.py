@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from fhir_records import bundle, ndjson, observation, patient
 
-from pipeline.ingest import fhir_split
-from pipeline.ingest.fhir_columns import TYPES
+from pipeline.ingest.fhir import split as fhir_split
+from pipeline.ingest.fhir.columns import TYPES
 
 
 def whole(kind: str, entries: list[Any]) -> bytes:

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from fhir_records import bundle, ndjson, observation, patient
 
-from pipeline.ingest.fhir_columns import TYPES
-from pipeline.ingest.fhir_files import line_parts
-from pipeline.ingest.fhir_outcome import NOT_CLINICAL
-from pipeline.ingest.fhir_state import LineFile
+from pipeline.ingest.fhir.columns import TYPES
+from pipeline.ingest.fhir.files import line_parts
+from pipeline.ingest.fhir.outcome import NOT_CLINICAL
+from pipeline.ingest.fhir.state import LineFile
 from pipeline.ingest.lines import Survey
 
 

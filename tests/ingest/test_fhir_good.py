@@ -14,7 +14,7 @@ import pytest
 from fhir_records import bundle, ndjson, observation, patient
 
 from pipeline.ingest.account import BESIDE_THE_DATA
-from pipeline.ingest.fhir_columns import TYPES
+from pipeline.ingest.fhir.columns import TYPES
 from pipeline.ingest.lines import spans
 
 US_CORE = "http://hl7.org/fhir/us/core/StructureDefinition/us-core-"

@@ -13,12 +13,12 @@ from fhir_records import bundle, ndjson, observation, patient
 
 from pipeline.errors import InputError
 from pipeline.features.source import ValidationSpec
-from pipeline.ingest import fhir_validation
-from pipeline.ingest.fhir_columns import TYPES
-from pipeline.ingest.fhir_tables import Source
-from pipeline.ingest.fhir_validation import Validation, failure_rate, refuse_invalid
-from pipeline.ingest.fhir_validation_faults import Fault, faults_of
-from pipeline.ingest.fhir_validation_work import Stretch, drawn
+from pipeline.ingest.fhir import validation as fhir_validation
+from pipeline.ingest.fhir.columns import TYPES
+from pipeline.ingest.fhir.tables import Source
+from pipeline.ingest.fhir.validation import Validation, failure_rate, refuse_invalid
+from pipeline.ingest.fhir.validation_faults import Fault, faults_of
+from pipeline.ingest.fhir.validation_work import Stretch, drawn
 
 CANARY = "Quackenbush"
 NAIVE = {"effectiveDateTime": "2019-01-01T10:00:00"}

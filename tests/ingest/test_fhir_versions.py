@@ -10,8 +10,8 @@ import pytest
 from fhir_records import bundle, ndjson, observation, patient
 
 from pipeline.errors import InputError
-from pipeline.ingest.fhir_upgrade import upgrade
-from pipeline.ingest.fhir_version import evidence, prevailing, votes
+from pipeline.ingest.fhir.upgrade import upgrade
+from pipeline.ingest.fhir.version import evidence, prevailing, votes
 
 SNOMED = {"system": "http://snomed.info/sct", "code": "44054006", "display": "Diabetes"}
 CODE = {"coding": [SNOMED]}

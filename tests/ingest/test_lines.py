@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.ingest import archives
 from pipeline.ingest import lines as module
 from pipeline.ingest.lines import ByteSource, lines, survey
+from pipeline.ingest.tables import archives
 
 _BYTES = st.lists(st.sampled_from([b"\n", b"\r\n", b" ", b"\t", b"{", b",", b"}", b"]", b"x" * 7]), max_size=40)
 

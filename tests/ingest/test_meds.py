@@ -16,8 +16,8 @@ from meds import DataSchema
 from pipeline.errors import InputError
 from pipeline.features.merge import RawDelivery, add_events, open_views
 from pipeline.features.source import SourceSpec
-from pipeline.ingest import meds_shards
 from pipeline.ingest.events import build_events
+from pipeline.ingest.meds import shards as meds_shards
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -15,9 +15,9 @@ import pytest
 
 from pipeline.features.source import SourceSpec
 from pipeline.features.stored import FolderTarget
-from pipeline.ingest import mimic3_events, mimic4_events
 from pipeline.ingest.delivery import hand_over
 from pipeline.ingest.events import build_events
+from pipeline.ingest.mimic import mimic3_events, mimic4_events
 from pipeline.ingest.readers import read_delivery
 from pipeline.store.connection import connect
 from pipeline.store.home import Home

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.ingest.mimic3_tables import MIMIC3
-from pipeline.ingest.mimic4_tables import MIMIC4
-from pipeline.ingest.mimic_tables import declare
+from pipeline.ingest.mimic.mimic3_tables import MIMIC3
+from pipeline.ingest.mimic.mimic4_tables import MIMIC4
+from pipeline.ingest.mimic.tables import declare
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from pipeline.errors import InputError
 from pipeline.features.source import SourceSpec, TableReading
-from pipeline.ingest import archives
+from pipeline.ingest.tables import archives
 
 ADULT = {
     "files": ["adult.*"],

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import ConfigError, InputError
-from pipeline.ingest.tables import table_name
+from pipeline.ingest.tables.reader import table_name
 
 
 def parquet(table: pa.Table) -> bytes:

@@ -19,11 +19,11 @@ from fhir_records import bundle, ndjson, observation, patient
 
 from pipeline.features.source import SourceSpec, TableReading
 from pipeline.features.split import PUBLISHED_KEY
+from pipeline.ingest.erasure.person import Person
+from pipeline.ingest.erasure.taking_out import look, sweep, take_out
+from pipeline.ingest.erasure.taking_out_fhir import sift_document, sift_lines
+from pipeline.ingest.erasure.tally import Tally
 from pipeline.ingest.lines import ByteSource
-from pipeline.ingest.person import Person
-from pipeline.ingest.taking_out import look, sweep, take_out
-from pipeline.ingest.taking_out_fhir import sift_document, sift_lines
-from pipeline.ingest.tally import Tally
 
 if TYPE_CHECKING:
     from collections.abc import Callable

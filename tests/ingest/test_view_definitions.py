@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline.errors import InputError
-from pipeline.ingest.fhir_columns import VIEWS
+from pipeline.ingest.fhir.columns import VIEWS
 from pipeline.ingest.viewdefinition import run
 from pipeline.ingest.viewdefinition.compile import compile_view
 from pipeline.ingest.viewdefinition.definition import ViewError, load_view, parse_view

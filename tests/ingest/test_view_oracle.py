@@ -21,8 +21,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import InputError
-from pipeline.ingest.fhir_columns import VIEWS
-from pipeline.ingest.fhir_judge import judge
+from pipeline.ingest.fhir.columns import VIEWS
+from pipeline.ingest.fhir.judge import judge
 from pipeline.ingest.viewdefinition.columns import MOMENT_TAG
 from pipeline.ingest.viewdefinition.compile import compile_view
 from pipeline.ingest.viewdefinition.definition import Select, ViewDefinition, load_view, parse_view

@@ -16,8 +16,8 @@ from pipeline.features.merge import RawDelivery, open_views
 from pipeline.features.newest import incomplete
 from pipeline.features.source import SourceSpec
 from pipeline.features.spec import load_book
-from pipeline.ingest import user_views
-from pipeline.ingest.user_views import kinds_with, load_user_views, primary_table
+from pipeline.ingest.fhir import user_views
+from pipeline.ingest.fhir.user_views import kinds_with, load_user_views, primary_table
 from pipeline.ingest.viewdefinition.compile import CompiledView, compile_view
 from pipeline.ingest.viewdefinition.definition import ViewDefinition
 from pipeline.store.home import Home
@@ -102,7 +102,7 @@ def test_what_a_view_cannot_take_is_left_out_of_it_alone(own: View, take: Any) -
 
 
 def test_a_view_that_takes_nearly_nothing_makes_no_table(own: View, take: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.ingest.fhir_views._MOST_TRIALS", 5)
+    monkeypatch.setattr("pipeline.ingest.fhir.views._MOST_TRIALS", 5)
     own("codes", "Observation", [{"column": [{"name": "code", "path": "code.coding.code", "type": "code"}]}])
     two = {"coding": [{"code": "a"}, {"code": "b"}]}
     taken = take({"o.ndjson": [observation(number, code=two) for number in range(20)]})

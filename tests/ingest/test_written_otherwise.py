@@ -10,7 +10,7 @@ import duckdb
 import pytest
 
 from pipeline.ingest.report import DeliveryFacts, headline, markdown, next_steps, sections
-from pipeline.ingest.written_otherwise import forms_of, hint, sql_of
+from pipeline.ingest.tables.written_otherwise import forms_of, hint, sql_of
 
 DAY = dt.date(2026, 12, 31)
 

@@ -20,10 +20,10 @@ from pipeline.errors import ConfigError
 from pipeline.features.spec import load_book
 from pipeline.ingest.account import BESIDE_THE_DATA
 from pipeline.ingest.delivery import content_hash, delivery
+from pipeline.ingest.erasure.taking_out_files import SUBJECT, is_dictionary
 from pipeline.ingest.lines import ByteSource
-from pipeline.ingest.mimic3_tables import MIMIC3
-from pipeline.ingest.mimic4_tables import MIMIC4
-from pipeline.ingest.taking_out_files import SUBJECT, is_dictionary
+from pipeline.ingest.mimic.mimic3_tables import MIMIC3
+from pipeline.ingest.mimic.mimic4_tables import MIMIC4
 from pipeline.store.lake import Lake
 from pipeline.workflow.compute import Compute
 from pipeline.workflow.deliveries import FORMATS_WITH_EVENTS, make_events, take_in
@@ -343,7 +343,7 @@ def test_a_person_is_taken_out_of_the_members_of_an_archive(house: House) -> Non
     ],
 )
 def test_records_of_other_fhir_versions_are_the_persons_too(house: House, record: dict[str, Any]) -> None:
-    from pipeline.ingest.taking_out import take_out
+    from pipeline.ingest.erasure.taking_out import take_out
 
     others = [{"resourceType": "Patient", "id": STAYS}, {"resourceType": "Patient", "id": OTHER}]
     folder = house.home.landing / "fhir" / "one"

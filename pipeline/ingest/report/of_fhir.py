@@ -30,6 +30,7 @@ def missing_files(facts: DeliveryFacts) -> Section | None:
     if not missing:
         return None
     rows: list[tuple[Cell, ...]] = [(name,) for name in missing["names"]]
-    words = [f"{len(rows)} of {missing['files']:,}."] if missing["files"] > len(rows) else []
-    title = "Named by the manifest, and did not come"
-    return Section("missing", title, words, ("file",), rows, names_files=True)
+    words = ["The manifest of the export names them."]
+    if missing["files"] > len(rows):
+        words.append(f"{len(rows)} of {missing['files']:,}.")
+    return Section("missing", "Missing files", words, ("file",), rows, names_files=True)

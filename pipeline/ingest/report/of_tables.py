@@ -7,7 +7,7 @@ from typing import Final
 
 from pipeline.ingest.report.facts import DeliveryFacts
 from pipeline.ingest.report.section import Cell, Section, count, place_of
-from pipeline.ingest.written_otherwise import hint
+from pipeline.ingest.tables.written_otherwise import hint
 
 COLUMNS_SHOWN: Final = 300
 """Columns of plain tables that are listed, those with a hint first."""

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Final
 
-from pipeline.ingest.fhir_validation_faults import WORDS as FAULTS
+from pipeline.ingest.fhir.validation_faults import WORDS as FAULTS
 from pipeline.ingest.quarantine import REASONS
 from pipeline.ingest.report.facts import DeliveryFacts
 from pipeline.ingest.report.of_fhir import fhir_doubts, missing_files

@@ -1,6 +1,6 @@
 """A compiled view over FHIR files, without a store: for `cohortloom view` and for tests.
 
-Deliveries go another way (`ingest/fhir.py`), which quarantines; here the first record that does not fit ends the run.
+Deliveries go another way (`ingest/fhir/reader.py`), which quarantines; here the first record that does not fit ends the run.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import duckdb
 import orjson
 
 from pipeline.errors import InputError
-from pipeline.ingest.fhir_pieces import as_json
+from pipeline.ingest.fhir.pieces import as_json
 from pipeline.ingest.lines import DOCUMENT_LIMIT, ByteSource, lines
 from pipeline.ingest.viewdefinition.compile import CompiledView
 from pipeline.ingest.viewdefinition.definition import ViewError

@@ -1,0 +1,1 @@
+"""MEDS datasets in (`reader`) and out (`export`)."""
