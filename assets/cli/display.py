@@ -1,6 +1,7 @@
 """How the command line shows things: tables for people, JSON for programs, progress on long work."""
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from rich.table import Table
 # A pipe has no width of its own; tables must not be folded for it.
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 220)
 WIDE = 195
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
@@ -69,24 +71,29 @@ def cell(value: object) -> str:
         return f"{value:,}"
     if isinstance(value, float):
         return f"{value:.4g}"
-    return str(value)
+    return harmless(str(value))
+
+
+def harmless(text: str) -> str:
+    """Text without control characters: the name of a column or file must not give the terminal orders."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def say(text: str) -> None:
     """A line for people, on stderr, so that stdout stays readable by programs."""
-    errors.print(text, markup=False)
+    errors.print(harmless(text), markup=False)
 
 
 def tell(text: str) -> None:
     """A line for people that belongs to the result, on stdout, so that it is kept where that goes to a file."""
-    console.print(text, markup=False, soft_wrap=True)
+    console.print(harmless(text), markup=False, soft_wrap=True)
 
 
 def next_steps(lines: Iterable[str]) -> None:
     """Where to look next."""
     errors.print("")
     for line in lines:
-        errors.print(f"  {line}", markup=False)
+        errors.print(f"  {harmless(line)}", markup=False)
 
 
 @contextmanager

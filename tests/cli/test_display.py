@@ -1,14 +1,24 @@
-"""Tables for people show every cell as it is."""
+"""What the command line prints cannot give the terminal orders."""
 
 from __future__ import annotations
 
 import pytest
 
-from assets.cli.display import show
+from assets.cli.display import cell, next_steps, say, show, tell
 
 
-def test_brackets_in_a_cell_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
-    show([{"rule": "utility_ratio[death]", "n": 3, "words": "[bold]no[/bold]"}], title="Rules", as_json=False, empty="")
-    shown = capsys.readouterr().out
-    assert "utility_ratio[death]" in shown
-    assert "[bold]no[/bold]" in shown
+def test_control_characters_of_names_do_not_reach_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "a\x1b]0;title\x07\x9bb\r"
+    assert cell(name) == "a\ufffd]0;title\ufffd\ufffdb\ufffd"
+    say(name)
+    tell(name)
+    next_steps([name])
+    show([{"column": name}], title="columns", as_json=False, empty="")
+    told = capsys.readouterr()
+    assert not {"\x07", "\x9b"} & set(told.out + told.err)
+    assert "]0;title" in told.out
+    assert "]0;title" in told.err
+
+
+def test_lines_and_tabs_stay() -> None:
+    assert cell("a\tb\nc") == "a\tb\nc"

@@ -69,7 +69,14 @@ def selects(there: set[str]) -> list[str]:
         "patients": _patients("admissions" in there),
         "admissions": _admissions(),
         "icustays": [
-            event("icustays", "intime", "'ENCOUNTER_START//ACUTE'", text="first_careunit", encounter="stay_id"),
+            event(
+                "icustays",
+                "intime",
+                "'ENCOUNTER_START//ACUTE'",
+                text="first_careunit",
+                encounter="stay_id",
+                where="intime IS NOT NULL",
+            ),
             event(
                 "icustays",
                 "outtime",
