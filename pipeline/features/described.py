@@ -137,6 +137,8 @@ def _written_otherwise(table: pa.Table) -> dict[str, list[str]]:
     from pipeline.store.connection import connect
 
     texts = [field.name for field in table.schema if pa.types.is_string(field.type)]
+    if not texts:
+        return {}
     with connect({}) as connection:
         connection.register("delivered", table.select(texts))
         return forms_of(connection, "delivered", texts)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from pipeline.errors import InputError
-from pipeline.features.newest import DELETED, newest, primary_of
+from pipeline.features.newest import DELETED, gone, newest, primary_of
 from pipeline.ingest.account import BESIDE_THE_DATA
 from pipeline.store.connection import identifier, literal
 
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 OWN_VIEWS = ("month_end", "events", "subjects")
 """Names that the cohort's SQL sees beside the raw tables."""
+
+_GONE = "__gone"
+"""View of the keys of deleted patients (and other resources)."""
 
 WHEN: dict[str, str] = {
     "patient": "birth_date",
@@ -121,6 +124,9 @@ def open_views(
             if table == "medication_request" and source.format == "fhir" and len(parts.get("medication", [])) > 1:
                 merged = _coded(merged)
             connection.execute(f"CREATE TEMP VIEW {identifier('__merged__' + table)} AS {merged}").fetchall()
+        if source.format == "fhir":
+            keys = gone(parts.get("patient", []), deleted)
+            connection.execute(f"CREATE TEMP VIEW {_GONE} AS {keys}").fetchall()
         columns = _columns(connection, "__merged__")
         cut = source.format in ("fhir", "meds") and source.dates == "real"
         for table in sorted(parts, key=lambda table: (primary[table] != table, table)):
@@ -140,12 +146,17 @@ def open_views(
 
 
 def add_events(
-    connection: duckdb.DuckDBPyConnection, lake: Lake, source: SourceSpec, tables: Iterable[str], *, memory_limit: str
+    connection: duckdb.DuckDBPyConnection,
+    lake: Lake,
+    source: SourceSpec,
+    tables: Mapping[str, Mapping[str, str]],
+    *,
+    memory_limit: str,
 ) -> None:
     """Add `events` (MEDS) and `subjects` (subject_id, source_id) of exactly the visible rows to the connection.
 
     They are made anew from the views and not read from the events of the single deliveries, which hold superseded
-    versions and what comes after the end of the month.
+    versions and what comes after the end of the month. A patient who was deleted is no subject, whatever of theirs is left.
     """
     from pipeline.features.stored import FolderTarget
     from pipeline.ingest.events import build_events
@@ -155,7 +166,10 @@ def add_events(
         folder = Path(temporary)
         files = {table: folder / f"{table}.parquet" for table in tables}
         for table, file in files.items():
-            connection.execute(f"COPY {identifier(table)} TO {literal(file)} (FORMAT parquet)").fetchall()
+            theirs = source.format == "fhir" and "patient" in tables[table]
+            left = f" WHERE patient IS NULL OR patient NOT IN (SELECT key FROM {_GONE})" if theirs else ""
+            rows = f"SELECT * FROM {identifier(table)}{left}"
+            connection.execute(f"COPY ({rows}) TO {literal(file)} (FORMAT parquet)").fetchall()
         made = FolderTarget(folder / "made")
         # A folder has all of a draft that the events are written with.
         build_events(

@@ -62,19 +62,38 @@ def newest(views: Views, primary: Views, deleted: Views) -> str:
     """
     if len({number for number, _ in (*views, *primary, *deleted)}) == 1:
         return f"SELECT * FROM {identifier(views[0][1])}"
+    rows = " UNION ALL BY NAME ".join(
+        f"SELECT *, {number} AS __delivery FROM {identifier(view)}" for number, view in views
+    )
+    return (
+        f"SELECT * EXCLUDE (__delivery) FROM ({rows}) AS r SEMI JOIN ({_winners(primary, deleted)}) AS w "
+        "ON r.key = w.key AND r.__delivery = w.delivery"
+    )
+
+
+def gone(primary: Views, deleted: Views) -> str:
+    """SELECT the keys of which the newest statement is that the resource was deleted.
+
+    Args:
+        primary: The primary table of a type in each delivery that has it.
+        deleted: The deletions of each delivery.
+    """
+    every = " UNION ALL ".join(f"SELECT key, {number} AS delivery FROM {identifier(view)}" for number, view in deleted)
+    if not deleted:
+        return "SELECT CAST(NULL AS VARCHAR) AS key WHERE FALSE"
+    return f"SELECT key FROM ({_winners(primary, deleted)}) SEMI JOIN ({every}) USING (key, delivery)"
+
+
+def _winners(primary: Views, deleted: Views) -> str:
+    """SELECT of every key the delivery with its newest statement."""
     statements = " UNION ALL ".join(
         f"SELECT key, {time} AS told, {number} AS delivery FROM {identifier(view)}"
         for time, some in (("last_updated", primary), ("deleted_at", deleted))
         for number, view in some
     )
-    rows = " UNION ALL BY NAME ".join(
-        f"SELECT *, {number} AS __delivery FROM {identifier(view)}" for number, view in views
-    )
     return (
-        f"SELECT * EXCLUDE (__delivery) FROM ({rows}) AS r SEMI JOIN ("
         f"WITH statements AS ({statements}), "
         "untimed AS (SELECT key, max(delivery) AS since FROM statements WHERE told IS NULL GROUP BY key) "
         "SELECT key, arg_max(delivery, (coalesce(told, TIMESTAMP '0001-01-01'), delivery)) AS delivery "
         "FROM statements LEFT JOIN untimed USING (key) WHERE since IS NULL OR delivery >= since GROUP BY key"
-        ") AS w ON r.key = w.key AND r.__delivery = w.delivery"
     )

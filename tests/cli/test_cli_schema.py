@@ -88,3 +88,10 @@ def test_a_file_in_another_encoding_says_which_it_seems_to_be_and_is_read_in_it(
     path.write_bytes(path.read_bytes().decode("cp1252").encode("utf-16"))  # its mark says what it is
     assert run(monkeypatch, "schema", str(path), "--json") == 0
     assert [column["name"] for column in json.loads(capsys.readouterr().out)["columns"]] == schema.names
+
+
+def test_a_table_of_numbers_alone(monkeypatch, capsys, tmp_path):
+    path = tmp_path / "numbers.csv"
+    path.write_text("id,a\n1,2\n2,\n3,3\n")
+    assert run(monkeypatch, "schema", str(path)) == 0
+    assert "numbers.csv: 3 rows" in capsys.readouterr().out

@@ -84,9 +84,11 @@ def test_a_deletion_removes_from_the_month_on_in_which_it_came(months):
     codes = "SELECT code, count(*) FROM events GROUP BY 1 ORDER BY 1"
     assert seen(2, codes, events=True) == [
         ("GENDER//female", 1),
-        ("LOINC//2339-0", 2),
+        ("LOINC//2339-0", 1),  # what is left of the patient who was deleted is nobody's event
         ("MEDS_BIRTH", 1),
     ]
+    assert seen(2, "SELECT source_id FROM subjects", events=True) == [("p1",)]
+    assert seen(1, "SELECT source_id FROM subjects ORDER BY 1", events=True) == [("p1",), ("p2",)]
 
 
 @pytest.mark.parametrize(
