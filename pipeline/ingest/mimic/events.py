@@ -64,6 +64,51 @@ def gender() -> str:
     return "'GENDER//' || CASE gender WHEN 'F' THEN 'female' WHEN 'M' THEN 'male' ELSE gender END"
 
 
+def deaths_and_genders(with_admissions: bool) -> list[str]:
+    """Death, to the minute where the patient died in hospital, and gender, of `patients`.
+
+    Args:
+        with_admissions: Is the table `admissions` there, which knows the hour?
+    """
+    hour = "CAST(NULL AS TIMESTAMP)"
+    if with_admissions:
+        hour = "(SELECT max(a.deathtime) FROM admissions a WHERE a.subject_id = p.subject_id)"
+    died = f"(SELECT subject_id, coalesce({hour}, dod) AS died FROM patients p)"
+    return [event(died, "died", "'MEDS_DEATH'", where="died IS NOT NULL"), event("patients", NEVER, gender())]
+
+
+def admissions(kind: str, told: Iterable[str]) -> list[str]:
+    """Start and end of every admission, its time in the emergency department, and what was told at its start.
+
+    Args:
+        kind: SQL of the class of the encounter.
+        told: Columns of `admissions` that are events at its start.
+    """
+    return [
+        event("admissions", "admittime", f"'ENCOUNTER_START//' || {kind}", text="admission_type", encounter=ADMISSION),
+        event(
+            "admissions",
+            "dischtime",
+            f"'ENCOUNTER_END//' || {kind}",
+            text="discharge_location",
+            encounter=ADMISSION,
+            where="dischtime IS NOT NULL",
+        ),
+        event("admissions", "edregtime", "'ED_REGISTRATION'", encounter=ADMISSION, where="edregtime IS NOT NULL"),
+        event("admissions", "edouttime", "'ED_OUT'", encounter=ADMISSION, where="edouttime IS NOT NULL"),
+        *(
+            event(
+                "admissions",
+                "admittime",
+                f"'{name.upper()}//' || {name}",
+                encounter=ADMISSION,
+                where=f"{name} IS NOT NULL",
+            )
+            for name in told
+        ),
+    ]
+
+
 def charted(
     source: str,
     time: str,

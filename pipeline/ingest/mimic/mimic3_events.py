@@ -10,11 +10,11 @@ from typing import Final
 
 from pipeline.ingest.mimic.events import (
     ADMISSION,
-    NEVER,
+    admissions,
     charted,
+    deaths_and_genders,
     described,
     event,
-    gender,
     icd,
     medication,
     persons_of,
@@ -62,7 +62,7 @@ def selects(there: set[str]) -> list[str]:
     timed = "admissions" in there
     made = {
         "patients": _patients(timed),
-        "admissions": _admissions(),
+        "admissions": admissions(_CLASS, _OF_ADMISSION),
         "icustays": [
             event("icustays", "intime", "'ENCOUNTER_START//ACUTE'", text="first_careunit", encounter="icustay_id"),
             event(
@@ -170,44 +170,8 @@ def _at_discharge(table: str, code: str, timed: bool, *, text: str = "NULL", day
 
 
 def _patients(with_admissions: bool) -> list[str]:
-    """Birth (300 years early for those over 89), death (to the minute where in hospital), gender."""
-    hour = "CAST(NULL AS TIMESTAMP)"
-    if with_admissions:
-        hour = "(SELECT max(a.deathtime) FROM admissions a WHERE a.subject_id = p.subject_id)"
-    died = f"(SELECT subject_id, coalesce({hour}, dod) AS died FROM patients p)"
-    return [
-        event("patients", "dob", "'MEDS_BIRTH'"),
-        event(died, "died", "'MEDS_DEATH'", where="died IS NOT NULL"),
-        event("patients", NEVER, gender()),
-    ]
-
-
-def _admissions() -> list[str]:
-    return [
-        event(
-            "admissions", "admittime", f"'ENCOUNTER_START//' || {_CLASS}", text="admission_type", encounter=ADMISSION
-        ),
-        event(
-            "admissions",
-            "dischtime",
-            f"'ENCOUNTER_END//' || {_CLASS}",
-            text="discharge_location",
-            encounter=ADMISSION,
-            where="dischtime IS NOT NULL",
-        ),
-        event("admissions", "edregtime", "'ED_REGISTRATION'", encounter=ADMISSION, where="edregtime IS NOT NULL"),
-        event("admissions", "edouttime", "'ED_OUT'", encounter=ADMISSION, where="edouttime IS NOT NULL"),
-        *(
-            event(
-                "admissions",
-                "admittime",
-                f"'{name.upper()}//' || {name}",
-                encounter=ADMISSION,
-                where=f"{name} IS NOT NULL",
-            )
-            for name in _OF_ADMISSION
-        ),
-    ]
+    """Birth (300 years early for those over 89), death, gender."""
+    return [event("patients", "dob", "'MEDS_BIRTH'"), *deaths_and_genders(with_admissions)]
 
 
 def _labs(with_items: bool) -> str:

@@ -12,10 +12,11 @@ from typing import Final
 from pipeline.ingest.mimic.events import (
     ADMISSION,
     NEVER,
+    admissions,
     charted,
+    deaths_and_genders,
     described,
     event,
-    gender,
     icd,
     medication,
     persons_of,
@@ -67,7 +68,7 @@ def selects(there: set[str]) -> list[str]:
     """One SELECT a kind of event, over the tables that are there."""
     made = {
         "patients": _patients("admissions" in there),
-        "admissions": _admissions(),
+        "admissions": admissions(_CLASS, _OF_ADMISSION),
         "icustays": [
             event(
                 "icustays",
@@ -197,48 +198,11 @@ def _at_discharge(table: str, code: str, timed: bool, *, text: str = "NULL") -> 
 
 
 def _patients(with_admissions: bool) -> list[str]:
-    """Birth (1 January of the year in which the patient would be 0), death (to the minute where in hospital), gender."""
-    hour = "CAST(NULL AS TIMESTAMP)"
-    if with_admissions:
-        hour = "(SELECT max(a.deathtime) FROM admissions a WHERE a.subject_id = p.subject_id)"
-    died = f"(SELECT subject_id, coalesce({hour}, dod) AS died FROM patients p)"
+    """Birth (1 January of the year in which the patient would be 0), death, gender."""
+    born = "TRY(make_date(anchor_year - anchor_age, 1, 1))"
     return [
-        event(
-            "patients",
-            "TRY(make_date(anchor_year - anchor_age, 1, 1))",
-            "'MEDS_BIRTH'",
-            where="anchor_age IS NOT NULL",
-        ),
-        event(died, "died", "'MEDS_DEATH'", where="died IS NOT NULL"),
-        event("patients", NEVER, gender()),
-    ]
-
-
-def _admissions() -> list[str]:
-    return [
-        event(
-            "admissions", "admittime", f"'ENCOUNTER_START//' || {_CLASS}", text="admission_type", encounter=ADMISSION
-        ),
-        event(
-            "admissions",
-            "dischtime",
-            f"'ENCOUNTER_END//' || {_CLASS}",
-            text="discharge_location",
-            encounter=ADMISSION,
-            where="dischtime IS NOT NULL",
-        ),
-        event("admissions", "edregtime", "'ED_REGISTRATION'", encounter=ADMISSION, where="edregtime IS NOT NULL"),
-        event("admissions", "edouttime", "'ED_OUT'", encounter=ADMISSION, where="edouttime IS NOT NULL"),
-        *(
-            event(
-                "admissions",
-                "admittime",
-                f"'{name.upper()}//' || {name}",
-                encounter=ADMISSION,
-                where=f"{name} IS NOT NULL",
-            )
-            for name in _OF_ADMISSION
-        ),
+        event("patients", born, "'MEDS_BIRTH'", where="anchor_age IS NOT NULL"),
+        *deaths_and_genders(with_admissions),
     ]
 
 
