@@ -11,7 +11,9 @@ from assets.cli.display import next_steps, print_json, say, show
 if TYPE_CHECKING:
     import dagster as dg
 
+    from pipeline.features.spec import CohortBook
     from pipeline.store.home import Home
+    from pipeline.store.lake import Lake
     from pipeline.workflow.calendar import Decision
     from pipeline.workflow.inventory import CellState
 
@@ -53,7 +55,8 @@ def status(
     if as_json:
         print_json(_as_json(home, cells, planned, tick, ticking))
         return
-    _print(home, cells, planned, tick, ticking)
+    idle = _without_delivery(lake, book) if cohort is None else []
+    _print(home, cells, planned, idle, tick, ticking)
     for name, reason in book.broken.items():
         if name.startswith("view:"):
             say(f"disabled: {name}: {reason}")
@@ -69,12 +72,27 @@ def _code_now() -> dict[str, str]:
     return code_versions(a for a in defs.assets or [] if isinstance(a, dg.AssetsDefinition))
 
 
+def _without_delivery(lake: "Lake", book: "CohortBook") -> list[str]:
+    """The shipped cohorts of whose source nothing has come: most of them, in most houses."""
+    from pipeline.features.build import deliveries_of
+    from pipeline.features.spec import BUILT_IN_COHORTS
+    from pipeline.ingest.delivery import landed, waiting
+
+    came = {delivery.source for delivery in landed(lake.home)} | {key.partition("--")[0] for key in waiting(lake.home)}
+    shipped = {name: spec for name, spec in book.cohorts.items() if spec.folder == BUILT_IN_COHORTS and spec.enabled}
+    silent = {s for s in {c.source for c in shipped.values()} - came if not deliveries_of(book.source(s), lake)}
+    return sorted(name for name, spec in shipped.items() if spec.source in silent)
+
+
 def _ticking(instance: "dg.DagsterInstance") -> bool:
     """Is a daemon at work that lets the schedule tick?"""
     return instance.get_daemon_statuses(["SCHEDULER"])["SCHEDULER"].healthy is True
 
 
-def _print(home: "Home", cells: "list[CellState]", planned: "list[Decision]", tick: datetime, ticking: bool) -> None:
+def _print(
+    home: "Home", cells: "list[CellState]", planned: "list[Decision]", idle: list[str], tick: datetime, ticking: bool
+) -> None:
+    """All for people; cohorts without a delivery (`idle`) in one line."""
     from pipeline.workflow.inventory import STATES
     from pipeline.workflow.notices import FILE, notices
 
@@ -93,10 +111,12 @@ def _print(home: "Home", cells: "list[CellState]", planned: "list[Decision]", ti
     nothing = f"Cohort-months in order: {fine}, all of them." if fine else "Nothing was made yet."
     show(rows, title=f"{len(bad)} cohort-months to look at, {fine} in order", as_json=False, empty=nothing)
     say("")
-    plan = _plan(planned)
+    plan = _plan([decision for decision in planned if decision.cohort not in idle])
     when = f"{tick:%Y-%m-%d %H:%M} UTC"
     title = f"The schedule's next tick, {when}, as things stand" if ticking else f"The schedule would tick on {when}"
     show(plan, title=title, as_json=False, empty="There is no cohort to schedule.")
+    if idle:
+        say(f"Without a delivery so far: {', '.join(idle)} (cohortloom deliver SOURCE PATH).")
     if not ticking:
         say("No scheduler is at work: it runs while the UI does (cohortloom ui).")
     failed = len(notices(home))

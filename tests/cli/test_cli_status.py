@@ -67,6 +67,8 @@ def test_from_an_empty_home_to_a_stale_month(cohortloom: Callable[..., Any], coh
     assert done.returncode == 0, done.stderr
     assert "Nothing was made yet." in done.stdout
     assert "Source 'clinic' has no delivery yet." in done.stdout
+    assert "adult" not in done.stdout  # shipped cohorts that nobody uses are one line
+    assert "Without a delivery so far: adult, " in done.stderr
     assert "the cohort is retired (enabled: false)" in done.stdout
     assert "its file is broken" in done.stdout
     assert "No scheduler is at work" in done.stderr
