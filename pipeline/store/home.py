@@ -89,8 +89,7 @@ class Home:
             StoreError: it cannot be written.
         """
         try:
-            if not self.root.exists():
-                self.root.mkdir(parents=True, mode=0o700)
+            self.root.mkdir(parents=True, mode=0o700, exist_ok=True)
             if self.root.stat().st_mode & OTHERS and self.root not in _told:
                 _told.add(self.root)
                 warnings.warn(
