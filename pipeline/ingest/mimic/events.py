@@ -109,6 +109,22 @@ def admissions(kind: str, told: Iterable[str]) -> list[str]:
     ]
 
 
+def at_discharge(table: str, code: str, timed: bool, *, text: str = "NULL", day: str = NEVER) -> str:
+    """Events of what is coded when the patient has left: the time is that of the discharge, where the admission is known.
+
+    Args:
+        table: Table with `hadm_id`.
+        code: SQL of the code.
+        timed: Is the table `admissions` there?
+        text: SQL of the text value.
+        day: SQL of a time of its own, where it has one.
+    """
+    if not timed:
+        return event(table, day, code, text=text, encounter=ADMISSION)
+    source = f"(SELECT t.*, a.dischtime FROM {table} t LEFT JOIN admissions a USING (hadm_id))"
+    return event(source, f"coalesce({day}, dischtime)", code, text=text, encounter=ADMISSION)
+
+
 def charted(
     source: str,
     time: str,

@@ -11,6 +11,7 @@ from typing import Final
 from pipeline.ingest.mimic.events import (
     ADMISSION,
     admissions,
+    at_discharge,
     charted,
     deaths_and_genders,
     described,
@@ -92,10 +93,10 @@ def selects(there: set[str]) -> list[str]:
                 encounter=ADMISSION,
             )
         ],
-        "diagnoses_icd": [_at_discharge("diagnoses_icd", _icd("ICD9CM", "DIAGNOSIS"), timed)],
-        "procedures_icd": [_at_discharge("procedures_icd", _icd("ICD9PROC", "PROCEDURE"), timed)],
-        "drgcodes": [_at_discharge("drgcodes", _DRG, timed, text="description")],
-        "cptevents": [_at_discharge("cptevents", "'CPT//' || cpt_cd", timed, day="chartdate")],
+        "diagnoses_icd": [at_discharge("diagnoses_icd", _icd("ICD9CM", "DIAGNOSIS"), timed)],
+        "procedures_icd": [at_discharge("procedures_icd", _icd("ICD9PROC", "PROCEDURE"), timed)],
+        "drgcodes": [at_discharge("drgcodes", _DRG, timed, text="description")],
+        "cptevents": [at_discharge("cptevents", "'CPT//' || cpt_cd", timed, day="chartdate")],
         "labevents": [_labs("d_labitems" in there)],
         "microbiologyevents": _microbiology(),
         "prescriptions": [
@@ -159,14 +160,6 @@ def descriptions(there: set[str]) -> list[str]:
 
 def _icd(system: str, otherwise: str) -> str:
     return f"coalesce('{system}//' || {icd('icd9_code')}, '{otherwise}//UNKNOWN')"
-
-
-def _at_discharge(table: str, code: str, timed: bool, *, text: str = "NULL", day: str = "NULL") -> str:
-    """What has no time of its own has that of the discharge, where the admission is known."""
-    if not timed:
-        return event(table, day, code, text=text, encounter=ADMISSION)
-    source = f"(SELECT t.*, a.dischtime FROM {table} t LEFT JOIN admissions a USING (hadm_id))"
-    return event(source, f"coalesce({day}, dischtime)", code, text=text, encounter=ADMISSION)
 
 
 def _patients(with_admissions: bool) -> list[str]:

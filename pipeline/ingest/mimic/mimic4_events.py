@@ -11,8 +11,8 @@ from typing import Final
 
 from pipeline.ingest.mimic.events import (
     ADMISSION,
-    NEVER,
     admissions,
+    at_discharge,
     charted,
     deaths_and_genders,
     described,
@@ -105,9 +105,9 @@ def selects(there: set[str]) -> list[str]:
                 encounter=ADMISSION,
             )
         ],
-        "diagnoses_icd": [_at_discharge("diagnoses_icd", _icd("ICD9CM", "ICD10CM"), "admissions" in there)],
+        "diagnoses_icd": [at_discharge("diagnoses_icd", _icd("ICD9CM", "ICD10CM"), "admissions" in there)],
         "procedures_icd": [event("procedures_icd", "chartdate", _icd("ICD9PROC", "ICD10PCS"), encounter=ADMISSION)],
-        "drgcodes": [_at_discharge("drgcodes", _DRG, "admissions" in there, text="description")],
+        "drgcodes": [at_discharge("drgcodes", _DRG, "admissions" in there, text="description")],
         "hcpcsevents": [event("hcpcsevents", "chartdate", "'HCPCS//' || trim(hcpcs_cd)", encounter=ADMISSION)],
         "labevents": [
             event(
@@ -187,14 +187,6 @@ def _icd(nine: str, ten: str) -> str:
         f"CASE icd_version WHEN 9 THEN '{nine}//' WHEN 10 THEN '{ten}//' ELSE 'ICD' || icd_version || '//' END "
         f"|| {icd('icd_code')}"
     )
-
-
-def _at_discharge(table: str, code: str, timed: bool, *, text: str = "NULL") -> str:
-    """What is coded when the patient has left has the time of that, where the admission is known."""
-    if not timed:
-        return event(table, NEVER, code, text=text, encounter=ADMISSION)
-    source = f"(SELECT t.*, a.dischtime FROM {table} t LEFT JOIN admissions a USING (hadm_id))"
-    return event(source, "dischtime", code, text=text, encounter=ADMISSION)
 
 
 def _patients(with_admissions: bool) -> list[str]:
