@@ -6,7 +6,6 @@ written. How columns are brought to their types is in `columns.py`, which files 
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,11 +14,11 @@ from typing import TYPE_CHECKING, Any, Final
 from pipeline.errors import InputError
 from pipeline.ingest.account import Account
 from pipeline.ingest.delivered_files import DeliveredFile, outcome_of
-from pipeline.ingest.lines import CHUNK
 from pipeline.ingest.meds.columns import Rows, UnfitError, Wanted, fit, stored_type, together
 from pipeline.ingest.meds.layout import OLD_SUBJECT
 from pipeline.ingest.quarantine import Rejected, check_limit, rejected
 from pipeline.ingest.tables.unusable import UnusableFileError
+from pipeline.store.hashing import sha256_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -64,7 +63,7 @@ class MedsWork:
     def set_aside(self, file: str, path: Path, form: str, table: str, reason: str) -> None:
         """Quarantine a whole file, as one record."""
         self.account.in_ += 1
-        self.quarantine(Rejected(file, 0, table, reason, _sha256(path), path.stat().st_size))
+        self.quarantine(Rejected(file, 0, table, reason, sha256_file(path), path.stat().st_size))
         self.files.append(DeliveredFile(file, form, 1, 0, 0, 1, "quarantined", reason))
 
 
@@ -256,11 +255,3 @@ def _renamed(schema: pa.Schema) -> pa.Schema:
 def task_of(file: str) -> str:
     """What a label is of: the first part of its path below `labels/`."""
     return f"/{file}".rpartition("/labels/")[2].partition("/")[0].removesuffix(".parquet")
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(CHUNK):
-            digest.update(piece)
-    return digest.hexdigest()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from pipeline.ingest.lines import Survey, survey
 from pipeline.ingest.mimic.tables import SQL_TYPES, ColumnType, MimicTable
 from pipeline.ingest.quarantine import Rejected, refuse_many
-from pipeline.ingest.tables.csv_rows import Header, read_header, tolerant_rows
+from pipeline.ingest.tables.csv_rows import Header, read_header, strict_csv, tolerant_rows
 from pipeline.ingest.tables.unusable import UnusableFileError
 from pipeline.store.connection import identifier, literal
 from pipeline.store.hashing import sha256_file
@@ -125,15 +125,9 @@ def _strict(
     """Rows written, or None where any row does not fit or repeats a key."""
     import duckdb
 
-    columns = ", ".join(f"'{cell}': 'VARCHAR'" for cell in _cells(header).values())
-    source = (
-        f"read_csv({literal(found.plain)}, auto_detect = false, header = true, delim = {literal(header.delimiter)}, "
-        f"quote = '\"', escape = '\"', nullstr = '', strict_mode = true, null_padding = false, compression = 'none', "
-        f"hive_partitioning = false, max_line_size = 16777216, columns = {{{columns}}})"
-    )
     try:
         connection.execute(
-            f"COPY (SELECT {_select(table, header)} FROM {source} "
+            f"COPY (SELECT {_select(table, header)} FROM {strict_csv(found.plain, header)} "
             f"WHERE CASE WHEN {_fits(table, header)} THEN TRUE ELSE {_NO_FIT} END) TO {literal(target)} {_PARQUET}"
         ).fetchall()
         rows = _count(connection, f"read_parquet({literal(target)})")

@@ -18,6 +18,7 @@ from pipeline.ingest.lines import CHUNK, LINE_LIMIT, Line, lines, read_span
 from pipeline.ingest.quarantine import Rejected, refuse_many, rejected
 from pipeline.ingest.tables.encodings import foreign
 from pipeline.ingest.tables.unusable import UnusableFileError
+from pipeline.store.connection import literal
 
 if TYPE_CHECKING:
     from pipeline.features.source import TableReading
@@ -294,6 +295,22 @@ def repeats(fields: list[str], header: Header) -> bool:
 def _opens(delimiters: str) -> re.Pattern[bytes]:
     """A quotation mark at the start of a field that is not the first of its line."""
     return re.compile(b"[" + re.escape(delimiters.encode()) + b']+[ ]*"')
+
+
+def strict_csv(path: Path, header: Header) -> str:
+    """DuckDB's reader with every option given, all columns as text and called by their place: `c0`, `c1`, ...
+
+    Args:
+        path: The plain file.
+        header: Its header.
+    """
+    columns = ", ".join(f"c{place}: 'VARCHAR'" for place in range(len(header.names)))
+    return (
+        f"read_csv({literal(path)}, auto_detect = false, header = {str(header.stands).lower()}, "
+        f"delim = {literal(header.delimiter)}, quote = '\"', escape = '\"', nullstr = '', strict_mode = true, "
+        "null_padding = false, compression = 'none', hive_partitioning = false, max_line_size = 16777216, "
+        f"columns = {{{columns}}})"
+    )
 
 
 def _stays_open(line: bytes, is_open: bool, opens: re.Pattern[bytes]) -> bool:

@@ -17,6 +17,7 @@ from pipeline.ingest.account import BESIDE_THE_DATA
 from pipeline.ingest.lines import ByteSource
 from pipeline.ingest.tables.archives import Member, is_archive, members
 from pipeline.ingest.tables.unusable import UnusableFileError
+from pipeline.store.hashing import sha256_file
 
 if TYPE_CHECKING:
     from pipeline.features.source import TableReading
@@ -63,8 +64,7 @@ class TableFile:
         if self.member is not None:
             entry = self.member.info
             return hashlib.sha256(f"{self.name}\0{entry.CRC}\0{entry.file_size}".encode()).hexdigest()
-        with self.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_file(self.path)
 
 
 @dataclass

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from pipeline.ingest.lines import ByteSource, survey
 from pipeline.ingest.quarantine import Rejected
 from pipeline.ingest.tables.archives import most_unpacked
-from pipeline.ingest.tables.csv_rows import Header, other_encoding, read_header, tolerant_rows
+from pipeline.ingest.tables.csv_rows import Header, other_encoding, read_header, strict_csv, tolerant_rows
 from pipeline.ingest.tables.encodings import foreign, plain_lines
 from pipeline.ingest.tables.unusable import UnusableFileError, swollen
 from pipeline.store.connection import identifier, literal
@@ -83,7 +83,7 @@ class CsvPart(Part):
         self.relation = f"part_{len(connection.execute('SHOW TABLES').fetchall())}"
         try:
             if not self.cut:
-                self._make(connection, self._strict(), names, settings)
+                self._make(connection, strict_csv(self.plain, self.header), names, settings)
         except duckdb.Error as error:  # its message quotes the row, so it goes no further
             if isinstance(error, duckdb.OutOfMemoryException | duckdb.IOException):
                 raise
@@ -122,16 +122,6 @@ class CsvPart(Part):
         # Whether a row says the column names again is asked of all columns, those that are not kept included.
         again = "" if beside or not same else f", ({same}) AS again"
         connection.execute(f"CREATE TABLE {self.relation} AS SELECT {beside}{cells}{again} FROM {rows}").fetchall()
-
-    def _strict(self) -> str:
-        """DuckDB's reader with every option given, all columns as text."""
-        columns = ", ".join(f"c{place}: 'VARCHAR'" for place in range(len(self.header.names)))
-        return (
-            f"read_csv({literal(self.plain)}, auto_detect = false, header = {str(self.header.stands).lower()}, "
-            f"delim = {literal(self.header.delimiter)}, quote = '\"', escape = '\"', nullstr = '', strict_mode = true, "
-            "null_padding = false, compression = 'none', hive_partitioning = false, max_line_size = 16777216, "
-            f"columns = {{{columns}}})"
-        )
 
     def _whole(self, connection: duckdb.DuckDBPyConnection) -> bool:
         """Did the strict reader find every row, and no row that repeats the column names?"""
