@@ -62,17 +62,18 @@ def population(n: int, codes: int, seed: int):
 
 def measure(rows: int, codes: int, profile: str, references: bool) -> None:
     """Print one JSON line: seconds of the evaluation and the peak of this process in MiB."""
+    from pipeline.evaluation.plan import EvaluationPlan
     from pipeline.evaluation.protocol import Parts, evaluate_references, run_evaluation
-    from pipeline.features.spec import TaskSpec
+    from pipeline.features.evaluation_spec import TaskSpec
 
     cohort = population(rows, codes, 1)
     ends = np.cumsum([rows // 2, rows // 4, rows // 8, rows - rows // 2 - rows // 4 - rows // 8])
     parts = Parts(*(cohort.take(np.arange(b - a, b)) for a, b in zip(np.diff(ends, prepend=0), ends, strict=True)))
     made = population(parts.train.n_rows, codes, 2)
-    tasks = [TaskSpec(name="task", label="c12")]
+    plan = EvaluationPlan((TaskSpec(name="task", label="c12"),), profile=profile)
     start, worked = time.perf_counter(), time.process_time()
-    found = evaluate_references(parts, tasks=tasks, profile=profile) if references else {}
-    run_evaluation(parts, [made], tasks=tasks, profile=profile, references=found)
+    found = evaluate_references(parts, plan) if references else {}
+    run_evaluation(parts, [made], plan, references=found)
     seconds, busy = time.perf_counter() - start, time.process_time() - worked
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps({"seconds": round(seconds, 1), "cpu": round(busy, 1), "peak_mib": round(peak)}))

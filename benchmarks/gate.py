@@ -16,7 +16,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pipeline.features.cohort import Cohort
@@ -50,6 +50,7 @@ def demo_cohort(patients: int) -> tuple[Cohort, CohortSpec]:
 
 def verdicts(cohort: Cohort, spec: CohortSpec, generators: list[str], repetition: int) -> dict[str, Verdict]:
     """The gate's verdict on fresh real rows and on each generator, on the same real rows."""
+    from pipeline.evaluation.plan import EvaluationPlan
     from pipeline.evaluation.protocol import Parts, evaluate_references, run_evaluation
     from pipeline.features.split import assign
     from pipeline.generators.registry import generator_class
@@ -58,13 +59,8 @@ def verdicts(cohort: Cohort, spec: CohortSpec, generators: list[str], repetition
 
     split, tune = assign(cohort.subject, f"benchmarks/gate.py, repetition {repetition:06d}".encode())
     parts = Parts.of(replace(cohort, split=split, tune=tune))
-    how: dict[str, Any] = {
-        "tasks": spec.tasks,
-        "protected": spec.protected,
-        "profile": spec.evaluation.profile,
-        "seed": spec.evaluation.seed,
-    }
-    references = evaluate_references(parts, **how)
+    plan = EvaluationPlan.of(spec)
+    references = evaluate_references(parts, plan)
     fresh = replace(parts.reference0, split=None, tune=None)
     judged = {FRESH: fresh}
     for name in generators:
@@ -73,7 +69,7 @@ def verdicts(cohort: Cohort, spec: CohortSpec, generators: list[str], repetition
         judged[name] = model.sample(parts.train.n_rows, seed=derive_seed("gate", name, repetition, "draw"))
     found = {}
     for name, rows in judged.items():
-        results = run_evaluation(parts, [rows], references=references, **how).results
+        results = run_evaluation(parts, [rows], plan, references=references).results
         found[name] = judge(results, spec.gate, references=references, tasks=spec.tasks)
     found[FRESH] = without_schema(found[FRESH])
     return found

@@ -12,6 +12,7 @@ import argparse
 import os
 import tempfile
 from collections import defaultdict
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from time import perf_counter
@@ -62,6 +63,7 @@ def load_support(folder: Path) -> tuple[Cohort, CohortSpec]:
 def main() -> None:
     """Train, judge, print."""
     from assets.cli.tables import parse_settings
+    from pipeline.evaluation.plan import EvaluationPlan
     from pipeline.evaluation.protocol import Parts, evaluate_references, headline, run_evaluation
     from pipeline.generators.registry import generator_class
     from pipeline.generators.seeds import derive_seed
@@ -83,8 +85,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         cohort, spec = load_support(Path(folder))
     parts = Parts.of(cohort)
-    how: dict[str, Any] = {"tasks": spec.tasks, "protected": spec.protected, "profile": given.profile, "seed": 0}
-    references = evaluate_references(parts, **how)
+    plan = replace(EvaluationPlan.of(spec), profile=given.profile)
+    references = evaluate_references(parts, plan)
     print(
         f"support: train {parts.train.n_rows:,}, holdout {parts.holdout.n_rows:,}; {given.seeds} seeds; 95 % intervals"
     )
@@ -98,7 +100,7 @@ def main() -> None:
             model.fit(parts.train, seed=derive_seed("benchmark", name, k))
             seconds += perf_counter() - begun
             drawn.append(model.sample(parts.train.n_rows, seed=derive_seed("benchmark", name, k, "draw")))
-        results = run_evaluation(parts, drawn, references=references, **how).results
+        results = run_evaluation(parts, drawn, plan, references=references).results
         verdict = judge(results, spec.gate, references=references, tasks=spec.tasks)
         kept = headline(results, "fid.joint.detect_auc")
         more = ["" if kept is None or kept.score is None else f"{kept.score:.0%}", f"{seconds / given.seeds:.1f}"]

@@ -18,16 +18,14 @@ from pipeline.errors import ConfigError, InputError, nearest
 from pipeline.evaluation.encoding import MetricEncoder, Side
 from pipeline.evaluation.intervals import subject_weights
 from pipeline.evaluation.neighbours import Neighbours, knn
+from pipeline.evaluation.plan import EvaluationPlan
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from numpy.typing import NDArray
 
     from pipeline.features.cohort import Cohort
-    from pipeline.features.spec import TaskSpec
-
-    ProfileName = Literal["quick", "standard"]
 
 Value = TypeVar("Value")
 
@@ -37,12 +35,13 @@ class Profile:
     """Caps on work.
 
     Attributes:
-        name: "quick" or "standard".
+        name: "quick", "standard" or "full".
         rows: Rows a side in comparisons of marginals, dependence, detection, and membership targets.
         draws: Bootstrap draws.
         redraws: How often matched subsamples are drawn again.
         training_rows: Rows that a task's model is trained on.
         neighbour_rows: Rows that neighbours are looked for in (an attacker has the whole cohort, so it is large).
+        costs: Classes of cost of the metrics that are computed.
     """
 
     name: str
@@ -51,12 +50,19 @@ class Profile:
     redraws: int
     training_rows: int
     neighbour_rows: int
+    costs: frozenset[str]
 
 
+NO_CAP = 2**62
 PROFILES: dict[str, Profile] = {
-    "quick": Profile("quick", 2_000, 200, 5, 10_000, 20_000),
-    "standard": Profile("standard", 10_000, 1_000, 5, 50_000, 50_000),
+    "quick": Profile("quick", 2_000, 200, 5, 10_000, 20_000, frozenset("AB")),
+    "standard": Profile("standard", 10_000, 1_000, 5, 50_000, 50_000, frozenset("ABC")),
+    "full": Profile("full", NO_CAP, 1_000, 5, NO_CAP, NO_CAP, frozenset("ABCD")),
 }
+PartName = Literal["T", "H", "R0", "R1", "S"]
+Pool = Literal["targets", "reference", "matched"]
+K = 6
+"""Neighbours that are kept for every pair of sides."""
 
 
 @dataclass(frozen=True)
@@ -91,42 +97,31 @@ class RealSides:
 
     Raises:
         InputError: the training or holdout part is empty.
-        ConfigError: a task names an unknown column, or the profile is unknown.
+        ConfigError: the plan names an unknown column or profile.
     """
 
-    def __init__(
-        self,
-        parts: Parts,
-        *,
-        tasks: Sequence[TaskSpec] = (),
-        protected: Sequence[str] = (),
-        profile: str = "standard",
-        seed: int = 0,
-    ) -> None:
-        if profile not in PROFILES:
-            raise ConfigError(f"There is no profile '{profile}'.", todo=nearest(profile, list(PROFILES)))
+    def __init__(self, parts: Parts, plan: EvaluationPlan | None = None) -> None:
+        plan = plan or EvaluationPlan()
+        if plan.profile not in PROFILES:
+            raise ConfigError(f"There is no profile '{plan.profile}'.", todo=nearest(plan.profile, list(PROFILES)))
         for name, part in (("training", parts.train), ("holdout", parts.holdout)):
             if part.n_rows == 0:
                 raise InputError(f"The {name} part has no row.", todo="An evaluation needs training and holdout rows.")
-        schema = parts.train.schema
-        known = [*schema.names, *(b.name for b in schema.blocks)]
-        for task in tasks:
-            for name in (task.label, *task.leak):
-                if name not in known:
-                    raise ConfigError(
-                        f"Task '{task.name}' names the unknown column '{name}'.", todo=nearest(name, known)
-                    )
+        plan.check(parts.train.schema)
+        self.plan = plan
         self.parts = parts
-        self.tasks = tuple(tasks)
-        self.protected = tuple(protected)
-        self.profile = PROFILES[profile]
-        self.seed = seed
+        self.profile = PROFILES[plan.profile]
+        self.seed = plan.seed
         self.encoder = MetricEncoder(parts.train)
         self.train = self.encoder.side(parts.train)
         self.holdout = self.encoder.side(parts.holdout)
         self.reference0 = self.encoder.side(parts.reference0)
         self.reference1 = self.encoder.side(parts.reference1)
         self._kept: dict[str, Any] = {}
+
+    def side(self, name: PartName) -> Side:
+        """The real side called T, H, R0 or R1."""
+        return {"T": self.train, "H": self.holdout, "R0": self.reference0, "R1": self.reference1}[name]
 
     def once(self, key: str, make: Callable[[], Value]) -> Value:
         """`make()` the first time, what it gave then every other time."""
@@ -166,7 +161,8 @@ class EvaluationContext:
         sides: The real sides.
         synthetic: The synthetic cohort through the same encoder.
         replicate: Which trained seed it comes from; part of the names of random streams.
-        plots: JSON-able aggregates that metrics leave for the report; never a row.
+        plots: JSON-able aggregates that metrics leave for both reports; never a row.
+        internal: JSON-able drill-down for the internal report alone: what may be drawn of single real records.
         with_plots: Whether metrics should make them (some cost time).
     """
 
@@ -175,21 +171,23 @@ class EvaluationContext:
     replicate: int = 0
     with_plots: bool = False
     plots: dict[str, Any] = field(default_factory=dict)
+    internal: dict[str, Any] = field(default_factory=dict)
     _kept: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(
-        cls,
-        parts: Parts,
-        synthetic: Cohort,
-        tasks: Sequence[TaskSpec] = (),
-        protected: Sequence[str] = (),
-        profile: str = "standard",
-        seed: int = 0,
-    ) -> EvaluationContext:
+    def of(cls, parts: Parts, synthetic: Cohort, plan: EvaluationPlan | None = None) -> EvaluationContext:
         """A context for a single cohort, sides and all."""
-        sides = RealSides(parts, tasks=tasks, protected=protected, profile=profile, seed=seed)
+        sides = RealSides(parts, plan)
         return cls(sides, synthetic_side(sides, synthetic))
+
+    @property
+    def plan(self) -> EvaluationPlan:
+        """What is asked."""
+        return self.sides.plan
+
+    def side(self, name: PartName) -> Side:
+        """The side called T, H, R0, R1 or S."""
+        return self.synthetic if name == "S" else self.sides.side(name)
 
     def once(self, key: str, make: Callable[[], Value]) -> Value:
         """`make()` the first time, what it gave then every other time (for this synthetic cohort)."""
@@ -235,17 +233,68 @@ class EvaluationContext:
             ),
         )
 
-    def neighbours(self, name: str, query: Side, rows: NDArray[np.int64], reference: Side, k: int) -> Neighbours:
-        """The k nearest rows of a reference side (capped by the profile) for some rows of a query side, kept by name."""
+    def rows(self, name: PartName, pool: Pool = "targets", draw: int = 0) -> NDArray[np.int64]:
+        """Positions of a side's rows, ascending: the same rows for every metric that asks for them.
+
+        Args:
+            name: Which side.
+            pool: "targets" (at most the profile's `rows`, drawn once; T and H equally many, so that attacks are
+                balanced), "reference" (at most `neighbour_rows`: what neighbours are looked for in), or "matched"
+                (`matched_size` rows of every side, for figures that depend on how many rows there are).
+            draw: Number of the matched draw, below the profile's `redraws`; later draws are other rows.
+        """
+        side, profile = self.side(name), self.sides.profile
+        own: tuple[str | int, ...] = (self.replicate,) if name == "S" else ()
+        if pool == "reference":
+            return self.sides.sample(len(side), profile.neighbour_rows, "rows", name, pool, *own)
+        if pool == "matched":
+            return self.sides.sample(len(side), self.matched_size, "rows", name, pool, draw, *own)
+        size = min(len(side), profile.rows)
+        if name in ("T", "H"):
+            size = min(len(self.sides.train), len(self.sides.holdout), profile.rows)
+        return self.sides.sample(len(side), size, "rows", name, pool, *own)
+
+    def near(
+        self,
+        query: PartName,
+        reference: PartName,
+        *,
+        of: Pool = "targets",
+        within: Pool = "reference",
+        draw: int = 0,
+        k: int = K,
+    ) -> Neighbours:
+        """The k (at most `K`) nearest rows of `reference` for rows of `query`; computed once and shared by all metrics.
+
+        Args:
+            query: Side whose neighbours are wanted, its rows chosen by `of`.
+            reference: Side in which they are looked for, its rows chosen by `within`. A row is never its own
+                neighbour: where both are the same side it is left out by position, so that a duplicate stays one.
+            of: Rows of `query`, see `rows`.
+            within: Rows of `reference`, see `rows`.
+            draw: Number of the matched draw.
+            k: How many.
+
+        Returns:
+            Distances (0 for equal rows) and positions in the *side* (not in the chosen rows).
+        """
+        keeper = self if "S" in (query, reference) else self.sides
+        matched = (draw, self.matched_size) if "matched" in (of, within) else ()
 
         def find() -> Neighbours:
-            within = self.sides.sample(len(reference), self.sides.profile.neighbour_rows, "neighbours", name)
-            points = reference.points if len(within) == len(reference) else reference.points.take(within)
-            return knn(query.points.take(rows), points, k)
+            left, right = self.rows(query, of, draw), self.rows(reference, within, draw)
+            own = np.searchsorted(right, left) if query == reference else None
+            found = knn(
+                self.side(query).points.take(left),
+                self.side(reference).points.take(right),
+                K,
+                own=None if own is None else np.where(right[np.minimum(own, len(right) - 1)] == left, own, -1),
+                device=self.plan.device,
+            )
+            return Neighbours(found.distance, right[found.index] if found.index.size else found.index)
 
-        return (
-            self.sides.once(f"knn/{name}", find) if reference is not self.synthetic else self.once(f"knn/{name}", find)
-        )
+        found = keeper.once(f"near/{query}/{of}/{reference}/{within}/{matched}", find)
+        return Neighbours(found.distance[:, :k], found.index[:, :k])
 
 
 def synthetic_side(sides: RealSides, synthetic: Cohort) -> Side:

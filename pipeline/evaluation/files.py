@@ -7,14 +7,15 @@ on the lake is done in `workflow/`.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.errors import ConfigError, InputError
 from pipeline.evaluation.leaderboard import COLUMNS, Entry, cells, leaderboard
+from pipeline.evaluation.plan import EvaluationPlan
 from pipeline.evaluation.protocol import Parts, evaluate_references, run_evaluation
 from pipeline.evaluation.report import write_report
 from pipeline.evaluation.results import results_table
-from pipeline.features.spec import GateSpec, TaskSpec
+from pipeline.features.evaluation_spec import GateSpec, TaskSpec
 from pipeline.features.split import assign
 from pipeline.features.tables import as_cohort, cohort_from_file, read_table, write_table
 from pipeline.release.gate import judge
@@ -100,10 +101,10 @@ def evaluate_files(
                 todo="Derive a column with two values from it and name that.",
             )
     parts = _divide(given, held)
-    tasks = [TaskSpec(name=label, label=label, leak=list(leak)) for label in labels]
-    how: dict[str, Any] = {"tasks": tasks, "protected": list(protected), "profile": profile, "seed": seed}
-    references = evaluate_references(parts, **how)
-    found = run_evaluation(parts, rows, references=references, **how)
+    tasks = tuple(TaskSpec(name=label, label=label, leak=list(leak)) for label in labels)
+    plan = EvaluationPlan(tasks, tuple(protected), profile=profile, seed=seed)
+    references = evaluate_references(parts, plan)
+    found = run_evaluation(parts, rows, plan, references=references)
     verdict = judge(found.results, GateSpec(), references=references, tasks=tasks)
     out.mkdir(parents=True, exist_ok=True)
     report = write_report(

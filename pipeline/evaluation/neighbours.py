@@ -62,23 +62,30 @@ class Neighbours:
 
 
 def knn(
-    query: Points, reference: Points, k: int, *, exclude_self: bool = False, budget_bytes: int = BUDGET_BYTES
+    query: Points,
+    reference: Points,
+    k: int,
+    *,
+    own: NDArray[np.int64] | None = None,
+    budget_bytes: int = BUDGET_BYTES,
+    device: str = "cpu",
 ) -> Neighbours:
     """The k nearest rows of `reference` for each row of `query`.
 
     Args:
         query: (n) rows.
         reference: (m) rows of the same columns and blocks.
-        k: How many neighbours; at most m (m - 1 with `exclude_self`) come back.
-        exclude_self: `query` and `reference` are the same rows; row i is no neighbour of itself (by position, so
-            that a duplicate of it is one, at distance 0).
+        k: How many neighbours; at most m (m - 1 with `own`) come back.
+        own: (n,) where in `reference` each query row itself stands, -1 where it does not: it is no neighbour of
+            itself (by position, so that a duplicate of it is one, at distance 0).
         budget_bytes: Memory for one block of distances; the result does not depend on it.
+        device: torch device that does the products.
 
     Returns:
         Distances in float64 (0 for equal rows) and positions; ties are broken by position.
     """
     n, m = len(query), len(reference)
-    wanted = min(k, m - 1 if exclude_self else m)
+    wanted = min(k, m if own is None else m - 1)
     if wanted <= 0 or n == 0 or query.parts == 0:
         return Neighbours(np.zeros((n, max(wanted, 0))), np.zeros((n, max(wanted, 0)), dtype=np.int64))
     distance = np.empty((n, wanted))
@@ -90,7 +97,7 @@ def knn(
         found: list[tuple[NDArray[np.float64], NDArray[np.int64]]] = []
         for start in range(0, m, columns_at_once):
             chunk = np.arange(start, min(start + columns_at_once, m))
-            found.append(_block(query, reference, rows, chunk, wanted, exclude_self=exclude_self))
+            found.append(_block(query, reference, rows, chunk, wanted, None if own is None else own[rows]))
         merged = np.concatenate([d for d, _ in found], axis=1)
         where = np.concatenate([i for _, i in found], axis=1)
         order = np.lexsort((where, merged), axis=1)[:, :wanted]
@@ -105,8 +112,7 @@ def _block(
     rows: NDArray[np.int64],
     chunk: NDArray[np.int64],
     k: int,
-    *,
-    exclude_self: bool,
+    own: NDArray[np.int64] | None,
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Squared mean distances (float64) and positions of up to k + SPARE candidates in one chunk of the reference."""
     total = np.zeros((len(rows), len(chunk)), dtype=np.float32)
@@ -121,9 +127,8 @@ def _block(
         total += np.einsum("ij,ij->i", b, b)[None, :]
         total /= query.columns
     total += blocks
-    if exclude_self:
-        same = rows[:, None] == chunk[None, :]
-        total[same] = np.inf
+    if own is not None:
+        total[own[:, None] == chunk[None, :]] = np.inf
     take = min(k + SPARE, len(chunk))
     near = (
         np.argpartition(total, take - 1, axis=1)[:, :take]
@@ -138,8 +143,8 @@ def _block(
             difference = a[part, None, :].astype(np.float64) - b[near[part]]
             exact[part] += np.einsum("ijk,ijk->ij", difference, difference) / query.columns
     exact /= query.parts
-    if exclude_self:
-        exact[rows[:, None] == chunk[near]] = np.inf
+    if own is not None:
+        exact[own[:, None] == chunk[near]] = np.inf
     return exact, chunk[near]
 
 

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from pipeline.evaluation.plan import EvaluationPlan
     from pipeline.features.cohort import Cohort
-    from pipeline.features.spec import TaskSpec
 
     References = Mapping[str, Sequence[MetricResult]]
 
@@ -41,7 +41,8 @@ class Evaluation:
     Attributes:
         results: Rows of every replicate and pooled rows.
         details: JSON-able aggregates of the first replicate for the report's figures: shares of bins with counts
-            under 11 suppressed, curves, correlations. Never a row, a subject id, a minimum or a maximum.
+            under 11 suppressed, curves, correlations. Never a row, a subject id, a minimum or a maximum, but under
+            "internal", which only the internal report may draw.
     """
 
     results: list[MetricResult]
@@ -51,27 +52,19 @@ class Evaluation:
 def evaluate(
     parts: Parts,
     synthetic: Sequence[Cohort],
+    plan: EvaluationPlan | None = None,
     *,
-    tasks: Sequence[TaskSpec] = (),
-    protected: Sequence[str] = (),
-    profile: str = "standard",
-    seed: int = 0,
     references: References | None = None,
 ) -> list[MetricResult]:
     """The results of `run_evaluation` without the details."""
-    return run_evaluation(
-        parts, synthetic, tasks=tasks, protected=protected, profile=profile, seed=seed, references=references
-    ).results
+    return run_evaluation(parts, synthetic, plan, references=references).results
 
 
 def run_evaluation(
     parts: Parts,
     synthetic: Sequence[Cohort],
+    plan: EvaluationPlan | None = None,
     *,
-    tasks: Sequence[TaskSpec] = (),
-    protected: Sequence[str] = (),
-    profile: str = "standard",
-    seed: int = 0,
     references: References | None = None,
     metrics: Sequence[str] | None = None,
 ) -> Evaluation:
@@ -80,43 +73,37 @@ def run_evaluation(
     Args:
         parts: The real rows.
         synthetic: One cohort a replicate; the first is the candidate and the one that is drawn in the report.
-        tasks: Prediction tasks for utility.
-        protected: Protected attributes (kept for fairness metrics).
-        profile: "quick" or "standard": caps on rows and bootstrap draws.
-        seed: Seed of every draw that the evaluation makes.
-        references: What `evaluate_references` gave for the same parts, tasks, profile and seed.
-        metrics: Ids to compute; all registered ones if None.
+        plan: What is asked; nothing beside the rows themselves if None.
+        references: What `evaluate_references` gave for the same parts and plan.
+        metrics: Ids to compute; all that the profile allows if None.
 
     Raises:
         InputError: no cohort, an empty one, or one that lacks a column.
-        ConfigError: a task names an unknown column, or the profile is unknown.
+        ConfigError: the plan names an unknown column or profile.
     """
     from pipeline.evaluation.aggregates import aggregates
 
     if not synthetic:
         raise InputError("There is no synthetic cohort to evaluate.", todo="Pass one cohort a replicate.")
-    sides = RealSides(parts, tasks=tasks, protected=protected, profile=profile, seed=seed)
+    sides = RealSides(parts, plan)
     rows: list[MetricResult] = []
     details: dict[str, Any] = {}
     for k, cohort in enumerate(synthetic):
         context = EvaluationContext(sides, synthetic_side(sides, cohort), replicate=k, with_plots=k == 0)
         rows += compute(context, metrics)
         if k == 0:
-            details = {**context.plots, **aggregates(context)}
+            details = {**context.plots, **aggregates(context), "internal": context.internal}
     return Evaluation(with_references([*rows, *pooled(rows)], references or {}), details)
 
 
 def evaluate_references(
     parts: Parts,
+    plan: EvaluationPlan | None = None,
     *,
-    tasks: Sequence[TaskSpec] = (),
-    protected: Sequence[str] = (),
-    profile: str = "standard",
-    seed: int = 0,
     metrics: Sequence[str] | None = None,
 ) -> dict[str, list[MetricResult]]:
     """The four reference rows by exactly the code that judges generators; without a reference part no `ref_fresh`."""
-    sides = RealSides(parts, tasks=tasks, protected=protected, profile=profile, seed=seed)
+    sides = RealSides(parts, plan)
     found: dict[str, list[MetricResult]] = {}
     for name in REFERENCE_ROWS:
         cohort = reference_cohort(sides, name)
@@ -129,9 +116,11 @@ def evaluate_references(
 
 
 def compute(context: EvaluationContext, metrics: Sequence[str] | None = None) -> list[MetricResult]:
-    """Every metric on one context, in registry order."""
-    wanted = metric_ids() if metrics is None else metrics
-    return [replace(row, replicate=context.replicate) for name in wanted for row in find_metric(name).compute(context)]
+    """The metrics on one context, in registry order; without `metrics` those whose cost the profile allows."""
+    found = [find_metric(name) for name in (metric_ids() if metrics is None else metrics)]
+    if metrics is None:
+        found = [m for m in found if m.spec.cost in context.sides.profile.costs]
+    return [replace(row, replicate=context.replicate) for m in found for row in m.compute(context)]
 
 
 def key_of(row: MetricResult) -> Key:
@@ -153,10 +142,17 @@ def _pool(rows: list[MetricResult]) -> MetricResult:
     known = [r for r in rows if r.value is not None]
     notes = list(dict.fromkeys(r.note for r in rows if r.note))
     if not known:
-        return replace(rows[0], replicate=-1, note=notes[0] if notes else "not estimable")
+        needed = [r.n_needed for r in rows if r.n_needed is not None]
+        return replace(
+            rows[0],
+            replicate=-1,
+            note=notes[0] if notes else "not estimable",
+            n_needed=max(needed) if len(needed) == len(rows) else None,
+        )
     together = pool_seeds([float(r.value) for r in known if r.value is not None], [r.se for r in known])
     low, high = find_metric(rows[0].metric).spec.range
     nulls = [r.null_value for r in known if r.null_value is not None]
+    draws = [r.draws for r in known if r.draws is not None]
     if len(known) < len(rows):
         notes.insert(0, f"not estimable for {len(rows) - len(known)} of {len(rows)} seeds")
     return replace(
@@ -168,7 +164,9 @@ def _pool(rows: list[MetricResult]) -> MetricResult:
         n=None if known[0].n is None else min(r.n for r in known if r.n is not None),
         null_value=float(np.mean(nulls)) if nulls else None,
         replicate=-1,
+        n_needed=None,
         note="; ".join(notes[:2]),
+        draws=tuple(np.mean(draws, axis=0).tolist()) if len(draws) == len(rows) else None,
     )
 
 

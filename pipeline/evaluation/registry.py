@@ -1,6 +1,7 @@
 """Which metrics exist: the id to a `Metric`, imported only when it is computed or asked for.
 
-Adding one is a function with `@metric(MetricSpec(...))` in the module of its family and one line here. Other
+Adding one is a function with `@metric(MetricSpec(...))` in a module of its family and one line in the family's
+`METRICS`. Other
 packages add theirs through the entry-point group `cohortloom.metrics` (name = id, value = "module:attribute").
 A paper's literal formula lives under "lit.<paper>.<name>"; nothing that starts so is ever gated or ranked.
 """
@@ -14,6 +15,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING
 
 from pipeline.errors import ConfigError, NotFoundError, nearest
+from pipeline.evaluation import fairness, fidelity, literal, privacy, utility
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,29 +26,11 @@ if TYPE_CHECKING:
     Compute = Callable[[EvaluationContext], list[MetricResult]]
 
 BUILT_IN: dict[str, str] = {
-    "schema.adherence": "pipeline.evaluation.fidelity:adherence",
-    "fid.marg.jsd": "pipeline.evaluation.fidelity:jsd",
-    "fid.marg.jsd_debiased": "pipeline.evaluation.fidelity:jsd_debiased",
-    "fid.marg.ks": "pipeline.evaluation.fidelity:ks",
-    "fid.marg.tvd": "pipeline.evaluation.fidelity:tvd",
-    "fid.marg.moments": "pipeline.evaluation.moments:moments",
-    "fid.marg.variance_collapse": "pipeline.evaluation.moments:variance_collapse",
-    "fid.dep.corr_rmse": "pipeline.evaluation.dependence:corr_rmse",
-    "fid.joint.detect_auc": "pipeline.evaluation.joint:detect_auc",
-    "fid.joint.detect_copy_alarm": "pipeline.evaluation.joint:detect_copy_alarm",
-    "util.trtr_auroc": "pipeline.evaluation.utility:trtr_auroc",
-    "util.tstr_auroc": "pipeline.evaluation.utility:tstr_auroc",
-    "util.gap": "pipeline.evaluation.utility:gap",
-    "util.ratio": "pipeline.evaluation.utility:ratio",
-    "priv.exact": "pipeline.evaluation.privacy:exact",
-    "priv.exact_p": "pipeline.evaluation.privacy:exact_p",
-    "priv.exact_unique": "pipeline.evaluation.privacy:exact_unique",
-    "priv.mia.nn_auc": "pipeline.evaluation.membership:nn_auc",
-    "priv.mia.domias_knn_auc": "pipeline.evaluation.membership:domias_knn_auc",
-    "priv.mia.ganleaks_cal_auc": "pipeline.evaluation.membership:ganleaks_cal_auc",
-    "priv.mia.max_auc": "pipeline.evaluation.membership:max_auc",
-    "priv.mia.tpr_at_1pct_fpr": "pipeline.evaluation.membership:tpr_at_1pct_fpr",
-    "priv.mia.tpr_at_01pct_fpr": "pipeline.evaluation.membership:tpr_at_01pct_fpr",
+    **fidelity.METRICS,
+    **utility.METRICS,
+    **privacy.METRICS,
+    **fairness.METRICS,
+    **literal.METRICS,
 }
 
 

@@ -3,17 +3,37 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
+    import numpy as np
     import pyarrow as pa
+    from numpy.typing import NDArray
 
-Family = Literal["schema", "fidelity", "utility", "privacy", "fairness"]
-Scope = Literal["table", "column", "pair", "task", "subgroup"]
+Family = Literal["schema", "fidelity", "utility", "privacy", "fairness", "literal"]
+Scope = Literal["table", "column", "pair", "task", "subgroup", "record_group"]
+Cost = Literal["A", "B", "C", "D"]
 REFERENCE_ROWS: tuple[str, ...] = ("ref_fresh", "ref_train", "ref_marginal", "ref_mode")
+
+
+@dataclass(frozen=True)
+class Published:
+    """A figure that a paper prints.
+
+    Attributes:
+        paper: Short name, e.g. "ScoEHR (Naseer 2023), table 2".
+        data: On which data.
+        system: Of which generator.
+        value: As printed, in the metric's own units.
+    """
+
+    paper: str
+    data: str
+    system: str
+    value: float
 
 
 @dataclass(frozen=True)
@@ -30,6 +50,10 @@ class MetricSpec:
         title: Short name for people.
         caption: What is measured, which direction is good, what the null is.
         source: Paper, section or formula.
+        cost: What it costs at 10,000 rows on two cores: A seconds, B up to two minutes, C up to fifteen, D hours. The
+            profile says which are computed: "quick" A and B, "standard" also C, "full" all.
+        flaw: What is wrong with it, in one or two sentences (a paper's literal formula); shown beside the value.
+        published: Figures that papers print for it.
     """
 
     id: str
@@ -41,6 +65,35 @@ class MetricSpec:
     title: str
     caption: str
     source: str = ""
+    cost: Cost = "A"
+    flaw: str = ""
+    published: tuple[Published, ...] = ()
+
+    def underpowered(
+        self,
+        n: int,
+        needed: int,
+        what: str,
+        *,
+        null: float | None = None,
+        scope: Scope = "table",
+        key1: str = "",
+        key2: str = "",
+    ) -> MetricResult:
+        """A result without a value because there are too few rows to judge.
+
+        Args:
+            n: How many of them there are.
+            needed: About how many would settle it.
+            what: What they are, e.g. "people outside training".
+            null: What the figure would be if nothing were wrong.
+            scope: What the figure is about.
+            key1: Column or task.
+            key2: Second column, model or statistic.
+        """
+        note = f"underpowered: {n:,} {what}, about {needed:,} needed"
+        row = self.result(None, n=n, null=null, scope=scope, key1=key1, key2=key2, note=note)
+        return replace(row, n_needed=needed)
 
     def result(
         self,
@@ -54,6 +107,7 @@ class MetricSpec:
         key1: str = "",
         key2: str = "",
         note: str = "",
+        draws: Sequence[float] | NDArray[np.floating] | None = None,
     ) -> MetricResult:
         """A result of this metric; a value that is not finite becomes None and is noted, never NaN.
 
@@ -67,6 +121,8 @@ class MetricSpec:
             key1: Column or task; empty for the headline number of the table.
             key2: Second column, model or statistic.
             note: Why there is no value, or what to bear in mind.
+            draws: (draws,) bootstrap values, where resampled holdout people are the same for every generator, so
+                that two generators can be compared pair by pair.
         """
         if value is None or not math.isfinite(value):
             return MetricResult(
@@ -101,12 +157,17 @@ class MetricSpec:
             direction=self.direction,
             family=self.family,
             note=note,
+            draws=None if draws is None else tuple(float(x) for x in draws),
         )
 
 
 @dataclass(frozen=True)
 class MetricResult:
-    """One number. `value` is None where it cannot be estimated; `note` then says why."""
+    """One number. `value` is None where it cannot be estimated; `note` then says why.
+
+    `n_needed` is set where it is rows that are lacking: such a figure is underpowered. `draws` are not part of the
+    table of results.
+    """
 
     metric: str
     value: float | None
@@ -126,20 +187,37 @@ class MetricResult:
     ref_marginal: float | None = None
     ref_mode: float | None = None
     score: float | None = None
+    n_needed: int | None = None
     note: str = ""
+    draws: tuple[float, ...] | None = field(default=None, repr=False, compare=False, metadata={"stored": False})
+
+    @property
+    def status(self) -> str:
+        """ "estimated", "underpowered" or "not_estimable"."""
+        if self.value is not None:
+            return "estimated"
+        return "not_estimable" if self.n_needed is None else "underpowered"
+
+
+def stored_fields() -> list[str]:
+    """Names of the columns of a table of results."""
+    return [f.name for f in fields(MetricResult) if f.metadata.get("stored", True)]
 
 
 def results_schema() -> pa.Schema:
     """Arrow schema of a table of results."""
     import pyarrow as pa
 
-    kinds = {"value": pa.float64(), "n": pa.int64(), "direction": pa.int8(), "replicate": pa.int32()}
+    kinds = {
+        "value": pa.float64(),
+        "n": pa.int64(),
+        "n_needed": pa.int64(),
+        "direction": pa.int8(),
+        "replicate": pa.int32(),
+    }
     text = {"metric", "scope", "key1", "key2", "family", "note"}
     return pa.schema(
-        [
-            pa.field(f.name, kinds.get(f.name, pa.string() if f.name in text else pa.float64()))
-            for f in fields(MetricResult)
-        ]
+        [pa.field(name, kinds.get(name, pa.string() if name in text else pa.float64())) for name in stored_fields()]
     )
 
 
@@ -147,7 +225,9 @@ def results_table(results: Iterable[MetricResult]) -> pa.Table:
     """The results as an Arrow table, in the order given."""
     import pyarrow as pa
 
-    return pa.Table.from_pylist([asdict(r) for r in results], schema=results_schema())
+    return pa.Table.from_pylist(
+        [{name: getattr(r, name) for name in stored_fields()} for r in results], schema=results_schema()
+    )
 
 
 def results_from_table(table: pa.Table) -> list[MetricResult]:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from pipeline.errors import ConfigError, NotFoundError, nearest
 from pipeline.features.block_spec import BlockSpec, MappingSpec, check_blocks
+from pipeline.features.evaluation_spec import EvaluationSpec, GateSpec, TaskSpec
 from pipeline.features.schema import Column, DType, Kind, Level, Resolution, Role
 from pipeline.features.source import SourceSpec
 from pipeline.privacy.spec import PrivacyPolicy
@@ -39,19 +40,6 @@ class ColumnSpec(BaseModel):
     )
 
 
-class TaskSpec(BaseModel):
-    """A prediction task: train on synthetic rows, test on real ones."""
-
-    model_config = ConfigDict(extra="forbid")
-    name: str = Field(description="Task name.")
-    label: str = Field(description="The column to predict (binary).")
-    positive: Level | None = Field(
-        default=None, description="The label's positive level; default the last of its levels."
-    )
-    leak: list[str] = Field(default_factory=list, description="Columns that give the label away and are dropped.")
-    description: str = Field(default="", description="For people.")
-
-
 class ConstraintSpec(BaseModel):
     """A rule between two columns, or a column and a number, that every synthetic row keeps (where no cell is missing)."""
 
@@ -59,34 +47,6 @@ class ConstraintSpec(BaseModel):
     left: str = Field(description="Column name.")
     op: Literal["<", "<=", ">", ">=", "==", "!="] = Field(description="Comparison.")
     right: str | float = Field(description="Column name or a number.")
-
-
-class GateSpec(BaseModel):
-    """Thresholds of the verdict; each is tested at the pessimistic end of the interval (metrics spec, section 16)."""
-
-    model_config = ConfigDict(extra="forbid")
-    exact_unique_matches_max: int = Field(
-        default=0, ge=0, description="Copies of a training row that is unique in the real data."
-    )
-    mia_auc_max: float = Field(default=0.55, description="Membership inference, AUC.")
-    mia_tpr_at_1pct_fpr_max: float = Field(
-        default=0.03, description="Membership inference, true positives at 1 % false positives."
-    )
-    jsd_mean_max: float = Field(default=0.05, description="Mean Jensen-Shannon divergence of the columns, bits.")
-    variance_collapse: bool = Field(default=False, description="May the variance-collapse alarm be on?")
-    dependence_score_min: float = Field(default=0.5, description="Normalised score of the correlation RMSE.")
-    utility_ratio_min: float = Field(default=0.90, description="(TSTR - 1/2) / (TRTR - 1/2), AUROC, each task.")
-    detect_auc_warn: float = Field(
-        default=0.90, description="Detection AUC above which a warning is printed (never a fail)."
-    )
-
-
-class EvaluationSpec(BaseModel):
-    """How thoroughly a cohort's generators are judged."""
-
-    model_config = ConfigDict(extra="forbid")
-    profile: Literal["quick", "standard"] = Field(default="standard", description="Caps on rows and bootstrap draws.")
-    seed: int = Field(default=0, description="Seed of every draw made by the evaluation.")
 
 
 class ReleaseSpec(BaseModel):

@@ -12,15 +12,15 @@ from dataclasses import asdict, dataclass, field, replace
 from math import ceil
 from typing import TYPE_CHECKING, Any, Literal
 
-from pipeline.evaluation.membership import NEEDED
-from pipeline.evaluation.moments import COLLAPSED_SHARE
+from pipeline.evaluation.fidelity.moments import COLLAPSED_SHARE
+from pipeline.evaluation.privacy.membership import NEEDED
 from pipeline.evaluation.protocol import headline, key_of, replicates, score_ends
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from pipeline.evaluation.results import MetricResult
-    from pipeline.features.spec import GateSpec, TaskSpec
+    from pipeline.features.evaluation_spec import GateSpec, TaskSpec
 
     References = Mapping[str, Sequence[MetricResult]]
 

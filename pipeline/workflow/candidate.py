@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import StoreError
 from pipeline.evaluation.protocol import references_from_table
-from pipeline.features.spec import GateSpec, TaskSpec
+from pipeline.features.evaluation_spec import GateSpec, TaskSpec
 from pipeline.privacy.composition import Loss
 from pipeline.privacy.ledger import Ledger
 from pipeline.release.gate import Verdict, judge

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pipeline.evaluation.leaderboard import Entry, leaderboard
+from pipeline.evaluation.plan import EvaluationPlan
 from pipeline.evaluation.protocol import (
     Evaluation,
     Parts,
@@ -81,7 +82,7 @@ class Judged:
 def references_step(lake: Lake, cell: Cell, *, run_id: str = "") -> tuple[Version, dict[str, list[MetricResult]]]:
     """Score the reference rows of the cell into `references`."""
     features = lake.tables.resolve("features", cell.partition)
-    found = evaluate_references(Parts.of(read_whole(lake, features)), **_how(cell))
+    found = evaluate_references(Parts.of(read_whole(lake, features)), EvaluationPlan.of(cell.spec))
     with lake.tables.draft("references", cell.partition) as draft:
         draft.add_table("data", references_table(found))
         info = {"settings": judging_settings(cell.spec, None), "rows": sorted(found)}
@@ -121,7 +122,9 @@ def evaluate_step(lake: Lake, cell: Cell, generator: str, *, run_id: str = "") -
     replicates = synthetic_replicates(lake, synthetic)
     found = references_from_table(lake.tables.read(references))
     _note_access(lake, cell, generator, synthetic)
-    record, evaluation = attempted(lake, lambda: run_evaluation(parts, replicates, references=found, **_how(cell)))
+    record, evaluation = attempted(
+        lake, lambda: run_evaluation(parts, replicates, EvaluationPlan.of(cell.spec), references=found)
+    )
     if evaluation is None:
         return _unjudged(lake, cell, generator, record, info, inputs, run_id)
     table = results_table(evaluation.results)
@@ -226,15 +229,6 @@ def headlines(results: Sequence[MetricResult]) -> dict[str, float]:
     whole = {r.metric: float(r.value) for r in pooled if r.metric in FIGURES and not r.key1 and r.value is not None}
     tasks = {f"{r.metric}/{r.key1}": float(r.value) for r in pooled if r.metric in TASK_FIGURES and r.value is not None}
     return {**{name: whole[name] for name in FIGURES if name in whole}, **tasks}
-
-
-def _how(cell: Cell) -> dict[str, Any]:
-    return {
-        "tasks": cell.spec.tasks,
-        "protected": cell.spec.protected,
-        "profile": cell.spec.evaluation.profile,
-        "seed": cell.spec.evaluation.seed,
-    }
 
 
 def _note_access(lake: Lake, cell: Cell, generator: str, synthetic: Version) -> None:

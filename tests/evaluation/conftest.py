@@ -10,6 +10,7 @@ import pytest
 from toy_people import TASK, coded, edited, joined, people
 
 from pipeline.evaluation.context import Parts, RealSides
+from pipeline.evaluation.plan import EvaluationPlan
 from pipeline.evaluation.references import reference_cohort
 
 if TYPE_CHECKING:
@@ -25,12 +26,14 @@ def parts() -> Parts:
 
 @pytest.fixture(scope="session")
 def sides(parts: Parts) -> RealSides:
-    return RealSides(parts, tasks=[TASK], profile="quick", seed=0)
+    return RealSides(parts, EvaluationPlan((TASK,), profile="quick"))
 
 
 @pytest.fixture(scope="session")
 def coded_sides() -> RealSides:
-    return RealSides(Parts(coded(1600, 1), coded(1100, 2), coded(800, 3), coded(500, 4)), profile="quick")
+    return RealSides(
+        Parts(coded(1600, 1), coded(1100, 2), coded(800, 3), coded(500, 4)), EvaluationPlan(profile="quick")
+    )
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pipeline.evaluation.context import EvaluationContext, RealSides, synthetic_side
+from pipeline.evaluation.plan import EvaluationPlan
 from pipeline.evaluation.protocol import compute, headline, pooled
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def test_utility(judged: Callable[..., MetricResult]) -> None:
 def test_leak_list_is_dropped(sides: RealSides, variant: Callable[[str], Cohort]) -> None:
     from toy_people import TASK
 
-    leaky = RealSides(sides.parts, tasks=[TASK.model_copy(update={"leak": []})], profile="quick")
+    leaky = RealSides(sides.parts, EvaluationPlan((TASK.model_copy(update={"leak": []}),), profile="quick"))
     row = headline(
         pooled(compute(EvaluationContext(leaky, synthetic_side(leaky, variant("fresh"))), ["util.trtr_auroc"])),
         "util.trtr_auroc",

@@ -9,8 +9,9 @@ import pytest
 from scipy.sparse import csr_matrix
 from scipy.stats import ks_2samp
 
-from pipeline.evaluation.dependence import correlations
-from pipeline.evaluation.fidelity import jensen_shannon, ks_distance
+from pipeline.evaluation.fidelity.dependence import correlations
+from pipeline.evaluation.fidelity.detection import FOLDS, assign_folds
+from pipeline.evaluation.fidelity.marginal import jensen_shannon, ks_distance
 from pipeline.evaluation.intervals import (
     auc,
     clopper_pearson,
@@ -21,7 +22,6 @@ from pipeline.evaluation.intervals import (
     tpr_at_fpr,
     weighted_auc,
 )
-from pipeline.evaluation.joint import FOLDS, assign_folds
 from pipeline.evaluation.neighbours import Points, jaccard, knn
 
 
@@ -142,7 +142,7 @@ def test_neighbours_of_equal_rows_are_at_zero_and_self_is_left_out_by_position()
     a = _points(50, 3)
     twice = Points(np.concatenate([a.dense, a.dense[:1]]), 9, (a.presence[0][[*range(50), 0]],))
     assert (knn(twice, twice, 1).distance == 0).all()
-    left_out = knn(twice, twice, 1, exclude_self=True)
+    left_out = knn(twice, twice, 1, own=np.arange(len(twice)))
     assert left_out.index[0, 0] == 50
     assert left_out.distance[0, 0] == 0
     assert (left_out.distance[1:50] > 0).all()

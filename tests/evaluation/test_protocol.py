@@ -12,6 +12,7 @@ from toy_people import TASK, coded, edited, people
 
 from pipeline.errors import ConfigError, InputError, NotFoundError
 from pipeline.evaluation.context import EvaluationContext, Parts, RealSides, stream, synthetic_side
+from pipeline.evaluation.plan import EvaluationPlan
 from pipeline.evaluation.protocol import (
     compute,
     evaluate,
@@ -37,7 +38,7 @@ def small() -> Parts:
 
 @pytest.fixture(scope="module")
 def references(small: Parts) -> dict[str, list[MetricResult]]:
-    return evaluate_references(small, tasks=[TASK], profile="quick")
+    return evaluate_references(small, EvaluationPlan((TASK,), profile="quick"))
 
 
 def test_reference_rows_are_all_there_and_survive_storage(references: dict[str, list[MetricResult]]) -> None:
@@ -50,7 +51,7 @@ def test_reference_rows_are_all_there_and_survive_storage(references: dict[str, 
 
 def test_replicates_are_kept_and_pooled(small: Parts, references: dict[str, list[MetricResult]]) -> None:
     made = [people(400, s) for s in (21, 22, 23)]
-    results = evaluate(small, made, tasks=[TASK], profile="quick", references=references)
+    results = evaluate(small, made, EvaluationPlan((TASK,), profile="quick"), references=references)
     assert results_from_table(results_table(results)) == results
     each = replicates(results, "fid.dep.corr_rmse")
     pooled = headline(results, "fid.dep.corr_rmse")
@@ -69,8 +70,8 @@ def test_replicates_are_kept_and_pooled(small: Parts, references: dict[str, list
 
 def test_the_same_inputs_give_the_same_results(small: Parts) -> None:
     cohort = people(300, 31)
-    first = run_evaluation(small, [cohort], tasks=[TASK], profile="quick")
-    again = run_evaluation(small, [cohort], tasks=[TASK], profile="quick")
+    first = run_evaluation(small, [cohort], EvaluationPlan((TASK,), profile="quick"))
+    again = run_evaluation(small, [cohort], EvaluationPlan((TASK,), profile="quick"))
     assert first.results == again.results
     assert first.details == again.details
 
@@ -86,11 +87,11 @@ def _reversed_columns(cohort: Cohort) -> Cohort:
 
 def test_neither_row_nor_column_order_matters(small: Parts) -> None:
     cohort = people(350, 32)
-    plain = evaluate(small, [cohort], tasks=[TASK], profile="quick")
+    plain = evaluate(small, [cohort], EvaluationPlan((TASK,), profile="quick"))
     rows = Parts(*(_shuffled_rows(c, i) for i, c in enumerate(vars(small).values())))
-    assert evaluate(rows, [_shuffled_rows(cohort, 9)], tasks=[TASK], profile="quick") == plain
+    assert evaluate(rows, [_shuffled_rows(cohort, 9)], EvaluationPlan((TASK,), profile="quick")) == plain
     columns = Parts(*(_reversed_columns(c) for c in vars(small).values()))
-    assert evaluate(columns, [_reversed_columns(cohort)], tasks=[TASK], profile="quick") == plain
+    assert evaluate(columns, [_reversed_columns(cohort)], EvaluationPlan((TASK,), profile="quick")) == plain
 
 
 def _finite(results: list[MetricResult]) -> None:
@@ -114,8 +115,8 @@ def test_strange_cohorts_give_numbers_or_reasons(small: Parts) -> None:
 
     odd = people(90, 41)
     for cohort in (odd.take(np.array([0])), odd.take(np.arange(3)), edited(odd, constant), edited(odd, empty), odd):
-        _finite(evaluate(small, [cohort], tasks=[TASK], profile="quick"))
-    results = evaluate(small, [edited(odd, unseen)], tasks=[TASK], profile="quick")
+        _finite(evaluate(small, [cohort], EvaluationPlan((TASK,), profile="quick")))
+    results = evaluate(small, [edited(odd, unseen)], EvaluationPlan((TASK,), profile="quick"))
     _finite(results)
     adherence = {r.key1: r.value for r in results if r.metric == "schema.adherence" and r.replicate == -1}
     assert adherence[""] == 0
@@ -131,18 +132,20 @@ def test_strange_real_parts_give_numbers_or_reasons() -> None:
         return pa.nulls(len(x), x.type) if name == "lab_a" else x
 
     some = Parts(*(edited(people(n, i), flat) for i, n in enumerate((60, 40, 20, 20))))
-    _finite(evaluate(some, [people(50, 5)], tasks=[TASK], profile="quick"))
+    _finite(evaluate(some, [people(50, 5)], EvaluationPlan((TASK,), profile="quick")))
     tiny = Parts(*(people(n, i) for i, n in enumerate((3, 2, 1, 1))))
-    _finite(evaluate(tiny, [people(4, 5)], tasks=[TASK], profile="quick"))
-    for rows in evaluate_references(tiny, tasks=[TASK], profile="quick").values():
+    _finite(evaluate(tiny, [people(4, 5)], EvaluationPlan((TASK,), profile="quick")))
+    for rows in evaluate_references(tiny, EvaluationPlan((TASK,), profile="quick")).values():
         _finite(rows)
     one_code = Parts(*(coded(n, i, codes=3) for i, n in enumerate((40, 30, 20, 20))))
-    _finite(evaluate(one_code, [coded(25, 9, codes=3)], profile="quick"))
+    _finite(evaluate(one_code, [coded(25, 9, codes=3)], EvaluationPlan(profile="quick")))
 
 
 def test_without_reference_parts(small: Parts) -> None:
     two = Parts.of_two(small.train, small.holdout)
-    references = evaluate_references(two, profile="quick", metrics=["priv.mia.max_auc", "priv.mia.domias_knn_auc"])
+    references = evaluate_references(
+        two, EvaluationPlan(profile="quick"), metrics=["priv.mia.max_auc", "priv.mia.domias_knn_auc"]
+    )
     assert "ref_fresh" not in references
     row = headline(references["ref_train"], "priv.mia.domias_knn_auc")
     assert row is not None
@@ -151,7 +154,7 @@ def test_without_reference_parts(small: Parts) -> None:
 
 
 def test_low_false_positive_rates_need_people(small: Parts) -> None:
-    row = headline(evaluate(small, [people(100, 1)], profile="quick"), "priv.mia.tpr_at_1pct_fpr")
+    row = headline(evaluate(small, [people(100, 1)], EvaluationPlan(profile="quick")), "priv.mia.tpr_at_1pct_fpr")
     assert row is not None
     assert row.value is None
     assert "300 non-members" in row.note
@@ -165,8 +168,10 @@ def test_several_rows_a_subject_widen_the_intervals() -> None:
 
     by_stay = [replace(c, subject=np.arange(c.n_rows).astype(str)) for c in (stays(n, n) for n in (80, 61, 41, 42))]
     wanted = ["fid.marg.ks"]
-    grouped = evaluate_references(Parts(*(stays(n, n) for n in (80, 61, 41, 42))), profile="quick", metrics=wanted)
-    single = evaluate_references(Parts(*by_stay), profile="quick", metrics=wanted)
+    grouped = evaluate_references(
+        Parts(*(stays(n, n) for n in (80, 61, 41, 42))), EvaluationPlan(profile="quick"), metrics=wanted
+    )
+    single = evaluate_references(Parts(*by_stay), EvaluationPlan(profile="quick"), metrics=wanted)
     wide, narrow = (headline(r["ref_fresh"], "fid.marg.ks") for r in (grouped, single))
     assert wide.se > 1.4 * narrow.se
 
@@ -179,9 +184,9 @@ def test_wrong_input_is_told_in_words(small: Parts) -> None:
     with pytest.raises(InputError, match="holdout part has no row"):
         evaluate(Parts.of_two(small.train, small.holdout.take(np.array([], dtype=int))), [small.train])
     with pytest.raises(ConfigError, match="unknown column 'dyed'"):
-        evaluate(small, [small.train], tasks=[TASK.model_copy(update={"label": "dyed"})])
+        evaluate(small, [small.train], EvaluationPlan((TASK.model_copy(update={"label": "dyed"}),)))
     with pytest.raises(ConfigError, match="no profile"):
-        evaluate(small, [small.train], profile="fast")
+        evaluate(small, [small.train], EvaluationPlan(profile="fast"))
     names = [n for n in small.train.schema.names if n != "age"]
     lacking = replace(
         small.train,
@@ -221,8 +226,12 @@ def test_random_streams_depend_on_their_name_only() -> None:
 
 def test_a_metric_on_its_own_gives_what_it_gives_among_all(small: Parts) -> None:
     cohort = people(200, 77)
-    together = {(r.metric, r.key1, r.key2): r for r in evaluate(small, [cohort], profile="quick") if r.replicate == 0}
-    sides = RealSides(small, profile="quick")
+    together = {
+        (r.metric, r.key1, r.key2): r
+        for r in evaluate(small, [cohort], EvaluationPlan(profile="quick"))
+        if r.replicate == 0
+    }
+    sides = RealSides(small, EvaluationPlan(profile="quick"))
     for name in ("fid.dep.corr_rmse", "priv.mia.max_auc", "fid.joint.detect_auc"):
         alone = compute(EvaluationContext(sides, synthetic_side(sides, cohort)), [name])
         assert alone[0] == together[(name, "", "")]
@@ -235,7 +244,7 @@ def test_metrics_of_other_packages_are_found(monkeypatch: pytest.MonkeyPatch, sm
 
     other = EntryPoint("fid.other.rows", "toy_metric:rows", "cohortloom.metrics")
     monkeypatch.setattr(registry, "_elsewhere", lambda: (other,))
-    results = evaluate(small, [people(70, 5)], profile="quick")
+    results = evaluate(small, [people(70, 5)], EvaluationPlan(profile="quick"))
     assert headline(results, "fid.other.rows").value == 70
     clash = EntryPoint("fid.marg.jsd", "toy_metric:rows", "cohortloom.metrics")
     monkeypatch.setattr(registry, "_elsewhere", lambda: (clash,))
@@ -246,5 +255,5 @@ def test_metrics_of_other_packages_are_found(monkeypatch: pytest.MonkeyPatch, sm
 def test_details_are_plain_json(small: Parts) -> None:
     import json
 
-    details = run_evaluation(small, [people(60, 6)], profile="quick").details
+    details = run_evaluation(small, [people(60, 6)], EvaluationPlan(profile="quick")).details
     assert json.loads(json.dumps(details, allow_nan=False)) == details

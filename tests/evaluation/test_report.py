@@ -13,9 +13,10 @@ import pytest
 from toy_people import TASK, coded, edited, people
 
 from pipeline.evaluation.context import Parts
+from pipeline.evaluation.plan import EvaluationPlan
 from pipeline.evaluation.protocol import Evaluation, evaluate_references, headline, run_evaluation
 from pipeline.evaluation.report import headline_svg, markdown_summary, write_report
-from pipeline.features.spec import GateSpec
+from pipeline.features.evaluation_spec import GateSpec
 from pipeline.release.gate import judge
 
 if TYPE_CHECKING:
@@ -43,9 +44,9 @@ def planted(cohort: Cohort) -> Cohort:
 @pytest.fixture(scope="module")
 def judged() -> tuple[Evaluation, dict[str, list[MetricResult]]]:
     parts = Parts(*(planted(people(n, s)) for n, s in ((500, 1), (400, 2), (250, 3), (250, 4))))
-    references = evaluate_references(parts, tasks=[TASK], profile="quick")
+    references = evaluate_references(parts, EvaluationPlan((TASK,), profile="quick"))
     made = [people(500, 8), people(500, 9)]
-    return run_evaluation(parts, made, tasks=[TASK], profile="quick", references=references), references
+    return run_evaluation(parts, made, EvaluationPlan((TASK,), profile="quick"), references=references), references
 
 
 def written(folder: Path, evaluation: Evaluation, references: dict[str, list[MetricResult]], **more: object) -> str:
@@ -120,7 +121,7 @@ def test_an_attackers_success_is_told_in_people(sides: object, variant: object) 
     from pipeline.evaluation.protocol import evaluate
     from pipeline.evaluation.report.words import findings
 
-    results = evaluate(sides.parts, [variant("copy_10pct")], profile="quick")
+    results = evaluate(sides.parts, [variant("copy_10pct")], EvaluationPlan(profile="quick"))
     row = headline(results, "priv.mia.tpr_at_1pct_fpr")
     text = findings(results, {})[0][1]
     assert f"Of 1,000 people in training, an attacker would correctly flag {round(1000 * row.value)}" in text
@@ -129,7 +130,7 @@ def test_an_attackers_success_is_told_in_people(sides: object, variant: object) 
 
 def test_report_without_gate_references_or_tasks(tmp_path: Path) -> None:
     parts = Parts.of_two(people(60, 1), people(50, 2))
-    evaluation = run_evaluation(parts, [people(30, 3)], profile="quick")
+    evaluation = run_evaluation(parts, [people(30, 3)], EvaluationPlan(profile="quick"))
     page = without_plotly(written(tmp_path, evaluation, {}, verdict=None))
     assert "Not judged" in page
     assert "declares no task" in page
@@ -140,7 +141,7 @@ def test_report_without_gate_references_or_tasks(tmp_path: Path) -> None:
 def test_report_of_code_blocks_and_of_one_row(tmp_path: Path) -> None:
     parts = Parts(coded(200, 1, 30), coded(150, 2, 30), coded(80, 3, 30), coded(80, 4, 30))
     for n in (150, 1):
-        evaluation = run_evaluation(parts, [coded(n, 9, 30)], profile="quick")
+        evaluation = run_evaluation(parts, [coded(n, 9, 30)], EvaluationPlan(profile="quick"))
         page = written(tmp_path, evaluation, {}, verdict=None)
         assert "Codes of &#39;diagnoses&#39;" in page
 

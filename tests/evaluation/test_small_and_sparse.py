@@ -12,7 +12,7 @@ from toy_people import coded
 from pipeline.evaluation.boosting import fit_boosting
 from pipeline.evaluation.context import EvaluationContext, Parts, RealSides, synthetic_side
 from pipeline.evaluation.encoding import TreeFeatures
-from pipeline.evaluation.joint import FEWEST
+from pipeline.evaluation.fidelity.detection import FEWEST
 from pipeline.evaluation.protocol import compute, headline, pooled
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ import duckdb
 import pytest
 
 from pipeline.evaluation.context import Parts
+from pipeline.evaluation.plan import EvaluationPlan
 from pipeline.evaluation.protocol import evaluate_references, headline
 from pipeline.features.cohort import Cohort
 from pipeline.features.infer import conform, infer_schema
@@ -37,7 +38,9 @@ def load_support(folder: Path) -> Cohort:
 
 def test_support_reference_rows(real_data: Path) -> None:
     spec = load_book().cohort("support")
-    references = evaluate_references(Parts.of(load_support(real_data)), tasks=spec.tasks, profile="quick")
+    references = evaluate_references(
+        Parts.of(load_support(real_data)), EvaluationPlan(tuple(spec.tasks), profile="quick")
+    )
 
     def get(name: str, metric: str, key1: str = "") -> MetricResult:
         row = headline(references[name], metric, key1=key1)

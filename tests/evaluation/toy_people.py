@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.features.cohort import Cohort, assemble
+from pipeline.features.evaluation_spec import TaskSpec
 from pipeline.features.schema import CodeBlock, Column, Resolution, TableSchema
-from pipeline.features.spec import TaskSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,9 +13,10 @@ import pytest
 
 from pipeline.errors import CohortLoomError, ConfigError, InputError, NotFoundError
 from pipeline.features.build import CohortInputs, build_features, gather_inputs, write_features
+from pipeline.features.evaluation_spec import TaskSpec
 from pipeline.features.schema import TableSchema
 from pipeline.features.source import SourceSpec
-from pipeline.features.spec import ColumnSpec, TaskSpec
+from pipeline.features.spec import ColumnSpec
 from pipeline.features.split import PUBLISHED_KEY, assign, fingerprint
 from pipeline.features.stored import read_features
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pipeline.evaluation.plan import EvaluationPlan
 from pipeline.evaluation.protocol import Parts, evaluate_references, headline, run_evaluation
 from pipeline.generators.registry import generator_class
 from pipeline.release.gate import judge
@@ -38,8 +39,8 @@ def test_copula_and_vae_on_support(real_data: Path, tmp_path: Path, monkeypatch:
     monkeypatch.setenv("COHORTLOOM_SPLIT_KEY", "set again by the script, restored after the test")
     cohort, spec = script().load_support(tmp_path / "home")
     parts = Parts.of(cohort)
-    how = {"tasks": spec.tasks, "profile": "quick", "seed": 0}
-    references = evaluate_references(parts, **how)
+    plan = EvaluationPlan(tuple(spec.tasks), profile="quick")
+    references = evaluate_references(parts, plan)
     found = {}
     for name in ("gaussian_copula", "vae"):
         drawn = []
@@ -47,7 +48,7 @@ def test_copula_and_vae_on_support(real_data: Path, tmp_path: Path, monkeypatch:
             model = generator_class(name)(spec.generators[name])
             model.fit(parts.train, seed=seed)
             drawn.append(model.sample(parts.train.n_rows, seed=seed))
-        results = run_evaluation(parts, drawn, references=references, **how).results
+        results = run_evaluation(parts, drawn, plan, references=references).results
         found[name] = {
             metric: headline(results, metric).value for metric in ("fid.joint.detect_auc", "priv.mia.max_auc")
         }

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.evaluation.registry import find_metric
 from pipeline.evaluation.results import MetricResult
-from pipeline.features.spec import GateSpec, TaskSpec
+from pipeline.features.evaluation_spec import GateSpec, TaskSpec
 from pipeline.release.gate import Rule, Verdict, judge
 
 TASK = TaskSpec(name="death", label="died")

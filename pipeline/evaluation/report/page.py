@@ -16,8 +16,12 @@ from typing import TYPE_CHECKING, Any
 from pipeline.evaluation.protocol import headline, replicates
 from pipeline.evaluation.references import TITLES
 from pipeline.evaluation.registry import find_metric
-from pipeline.evaluation.report import figures
 from pipeline.evaluation.report.anchors import anchor_values, dot_plot, mark
+from pipeline.evaluation.report.figures.dependence import heatmaps
+from pipeline.evaluation.report.figures.joint import detection
+from pipeline.evaluation.report.figures.marginals import code_blocks, marginals
+from pipeline.evaluation.report.figures.privacy import membership
+from pipeline.evaluation.report.figures.utility import dumbbells
 from pipeline.evaluation.report.words import (
     findings,
     headline_rows,
@@ -68,11 +72,11 @@ def write_report(
 
     source = files("pipeline.evaluation.report")
     sections = {
-        "marginals": figures.marginals(results, details) + figures.code_blocks(details),
-        "dependence": figures.heatmaps(details),
-        "detection": figures.detection(details),
-        "utility": figures.dumbbells(results),
-        "membership": figures.membership(details),
+        "marginals": marginals(results, details) + code_blocks(details),
+        "dependence": heatmaps(details),
+        "detection": detection(details),
+        "utility": dumbbells(results),
+        "membership": membership(details),
     }
     drawn = [f for group in sections.values() for f in group]
     state, name, sentence = verdict_words(verdict)
@@ -238,12 +242,10 @@ def _metric_table(results: Sequence[MetricResult], references: References) -> li
 
 def _csv(results: Sequence[MetricResult]) -> str:
     """All results, column by column and seed by seed."""
-    from dataclasses import asdict, fields
-
-    from pipeline.evaluation.results import MetricResult as Row
+    from pipeline.evaluation.results import stored_fields
 
     out = io.StringIO()
-    writer = csv.DictWriter(out, [f.name for f in fields(Row)], lineterminator="\n")
+    writer = csv.DictWriter(out, stored_fields(), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(asdict(r) for r in results)
+    writer.writerows({name: getattr(r, name) for name in stored_fields()} for r in results)
     return out.getvalue()

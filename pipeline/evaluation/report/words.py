@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from pipeline.evaluation.membership import NEEDED
+from pipeline.evaluation.privacy.membership import NEEDED
 from pipeline.evaluation.protocol import headline, replicates
 from pipeline.evaluation.references import TITLES
 from pipeline.evaluation.results import REFERENCE_ROWS

@@ -20,7 +20,7 @@ from pipeline.evaluation.results import MetricSpec
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from pipeline.evaluation.context import EvaluationContext, RealSides
+    from pipeline.evaluation.context import EvaluationContext
     from pipeline.evaluation.results import MetricResult
 
 K = 5
@@ -209,34 +209,20 @@ def _bonferroni(attacks: int) -> float:
     return float(norm.ppf(1 - 0.025 / attacks))
 
 
-def _targets(sides: RealSides) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    size = min(len(sides.train), len(sides.holdout), sides.profile.rows)
-    return (
-        sides.sample(len(sides.train), size, "priv.mia", "members"),
-        sides.sample(len(sides.holdout), size, "priv.mia", "others"),
-    )
-
-
 def _attack(ctx: EvaluationContext) -> Attacks:
     return ctx.once("priv.mia", lambda: _make(ctx))
 
 
 def _make(ctx: EvaluationContext) -> Attacks:
     sides = ctx.sides
-    member_rows, other_rows = sides.once("priv.mia/targets", lambda: _targets(sides))
-    to_synthetic = [
-        ctx.neighbours("members-synthetic", sides.train, member_rows, ctx.synthetic, K),
-        ctx.neighbours("others-synthetic", sides.holdout, other_rows, ctx.synthetic, K),
-    ]
+    member_rows, other_rows = ctx.rows("T"), ctx.rows("H")
+    to_synthetic = [ctx.near("T", "S"), ctx.near("H", "S")]
     first = np.concatenate([x.kth(1) for x in to_synthetic])
     fifth = np.concatenate([x.kth(K) for x in to_synthetic])
     scores = {"nn": -first}
     reason = ""
     if len(sides.reference1):
-        to_reference = [
-            ctx.neighbours("members-reference", sides.train, member_rows, sides.reference1, K),
-            ctx.neighbours("others-reference", sides.holdout, other_rows, sides.reference1, K),
-        ]
+        to_reference = [ctx.near("T", "R1"), ctx.near("H", "R1")]
         near = np.concatenate([x.kth(1) for x in to_reference])
         scores["domias_knn"] = np.log(np.concatenate([x.kth(K) for x in to_reference]) + TINY) - np.log(fifth + TINY)
         scores["ganleaks_cal"] = near - first

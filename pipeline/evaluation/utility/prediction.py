@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pipeline.evaluation.context import EvaluationContext, RealSides
     from pipeline.evaluation.encoding import Side
     from pipeline.evaluation.results import MetricResult
-    from pipeline.features.spec import TaskSpec
+    from pipeline.features.evaluation_spec import TaskSpec
 
 MODELS = ("hgb", "lr")
 FEWEST_CASES = 10
@@ -129,7 +129,7 @@ def _rows(
     null: float | None,
 ) -> list[MetricResult]:
     rows = []
-    for task in ctx.sides.tasks:
+    for task in ctx.plan.tasks:
         best = _best_model(ctx.sides, task)
         for model in ("", *MODELS):
             used = model or best

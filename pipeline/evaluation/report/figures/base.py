@@ -1,0 +1,55 @@
+"""What all figures of the report share: colours, layout, curves.
+
+A figure is {"id", "title", "caption", "height", "data", "layout"}. Colours that depend on light or dark mode are set in
+the browser (`page.js`), ids here, so that the same inputs give the same bytes. Each section's figures are in the module
+of its name.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pipeline.evaluation.report.anchors import COLOURS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Figure = dict[str, Any]
+REAL, SYNTHETIC = "#8A8A8A", COLOURS["synthetic"]
+
+
+def figure(name: str, title: str, caption: str, data: list[Any], layout: dict[str, Any], height: int = 320) -> Figure:
+    """A figure with the layout that all share."""
+    base = {"margin": {"l": 52, "r": 12, "t": 8, "b": 44}, "height": height, "showlegend": False}
+    return {
+        "id": f"figure-{name}",
+        "title": title,
+        "caption": caption,
+        "height": height,
+        "data": data,
+        "layout": {**base, **layout},
+    }
+
+
+def chance(ends: list[float]) -> dict[str, Any]:
+    """A dashed diagonal between two ends."""
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "x": ends,
+        "y": ends,
+        "hoverinfo": "skip",
+        "line": {"color": REAL, "dash": "dash", "width": 1.4},
+    }
+
+
+def curve_of(found: Mapping[str, Any]) -> dict[str, Any]:
+    """A ROC curve from {"fpr", "tpr"}."""
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "x": found["fpr"],
+        "y": found["tpr"],
+        "line": {"color": SYNTHETIC, "width": 2.6},
+        "hovertemplate": "false alarms %{x:.1%}<br>found %{y:.1%}<extra></extra>",
+    }
