@@ -72,11 +72,11 @@ def write_report(
 
     source = files("pipeline.evaluation.report")
     sections = {
-        "marginals": marginals(results, details) + code_blocks(details),
-        "dependence": heatmaps(details),
-        "detection": detection(details),
-        "utility": dumbbells(results),
-        "membership": membership(details),
+        "marginals": marginals(results, details) + code_blocks(results, details),
+        "dependence": heatmaps(results, details),
+        "detection": detection(results, details),
+        "utility": dumbbells(results, details),
+        "membership": membership(results, details),
     }
     drawn = [f for group in sections.values() for f in group]
     state, name, sentence = verdict_words(verdict)

@@ -1,20 +1,25 @@
 """What all figures of the report share: colours, layout, curves.
 
 A figure is {"id", "title", "caption", "height", "data", "layout"}. Colours that depend on light or dark mode are set in
-the browser (`page.js`), ids here, so that the same inputs give the same bytes. Each section's figures are in the module
-of its name.
+the browser (`page.js`), ids here, so that the same inputs give the same bytes.
+
+Each section's figures are in the module of its name, which ends with three tuples of functions of (results, details):
+`FIGURES` are drawn in both reports, `INTERNAL` (from `details["internal"]`) in the internal one alone, `TABLES` are
+shown as HTML tables that can be fetched as CSV.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from pipeline.evaluation.report.anchors import COLOURS
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from pipeline.evaluation.results import MetricResult
 
 Figure = dict[str, Any]
+Table = dict[str, Any]
+Draw = Callable[[Sequence[MetricResult], Mapping[str, Any]], list[Figure]]
+Tabulate = Callable[[Sequence[MetricResult], Mapping[str, Any]], list[Table]]
 REAL, SYNTHETIC = "#8A8A8A", COLOURS["synthetic"]
 
 
@@ -28,6 +33,20 @@ def figure(name: str, title: str, caption: str, data: list[Any], layout: dict[st
         "height": height,
         "data": data,
         "layout": {**base, **layout},
+    }
+
+
+def table(name: str, title: str, caption: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
+    """A table: cells are texts, numbers (shown with four significant digits) or None (shown as "—").
+
+    Columns whose cells are numbers are set right. The CSV has the numbers as they are.
+    """
+    return {
+        "id": f"table-{name}",
+        "title": title,
+        "caption": caption,
+        "columns": list(columns),
+        "rows": [list(row) for row in rows],
     }
 
 

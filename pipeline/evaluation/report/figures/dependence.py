@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Any
 from pipeline.evaluation.report.figures.base import Figure, figure
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+
+    from pipeline.evaluation.report.figures.base import Draw, Tabulate
+    from pipeline.evaluation.results import MetricResult
 
 
-def heatmaps(details: Mapping[str, Any]) -> list[Figure]:
+def heatmaps(results: Sequence[MetricResult], details: Mapping[str, Any]) -> list[Figure]:
     """Correlations real, synthetic, and their difference."""
     matrix = details.get("correlation")
     if not matrix:
@@ -64,3 +67,8 @@ def heatmaps(details: Mapping[str, Any]) -> list[Figure]:
         )
         for key, title, caption, values, limit in shown
     ]
+
+
+FIGURES: tuple[Draw, ...] = (heatmaps,)
+INTERNAL: tuple[Draw, ...] = ()
+TABLES: tuple[Tabulate, ...] = ()

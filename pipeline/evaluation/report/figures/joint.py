@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Any
 from pipeline.evaluation.report.figures.base import SYNTHETIC, Figure, chance, curve_of, figure
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+
+    from pipeline.evaluation.report.figures.base import Draw, Tabulate
+    from pipeline.evaluation.results import MetricResult
 
 
-def detection(details: Mapping[str, Any]) -> list[Figure]:
+def detection(results: Sequence[MetricResult], details: Mapping[str, Any]) -> list[Figure]:
     """ROC curve of the detector and the columns that betray."""
     found = details.get("detection")
     if not found:
@@ -41,3 +44,8 @@ def detection(details: Mapping[str, Any]) -> list[Figure]:
             {"xaxis": {"title": {"text": "AUC lost"}}, "yaxis": {"automargin": True, "type": "category"}},
         ),
     ]  # fmt: skip
+
+
+FIGURES: tuple[Draw, ...] = (detection,)
+INTERNAL: tuple[Draw, ...] = ()
+TABLES: tuple[Tabulate, ...] = ()

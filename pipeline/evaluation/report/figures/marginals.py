@@ -13,6 +13,7 @@ MOST_MARGINALS = 9
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from pipeline.evaluation.report.figures.base import Draw, Tabulate
     from pipeline.evaluation.results import MetricResult
 
 
@@ -50,7 +51,7 @@ def marginals(results: Sequence[MetricResult], details: Mapping[str, Any]) -> li
     return found
 
 
-def code_blocks(details: Mapping[str, Any]) -> list[Figure]:
+def code_blocks(results: Sequence[MetricResult], details: Mapping[str, Any]) -> list[Figure]:
     """Prevalence of each common code, holdout against synthetic, on logarithmic axes."""
     found = []
     for i, block in enumerate(details.get("blocks", [])):
@@ -99,3 +100,11 @@ def _steps(column: Mapping[str, Any]) -> list[Any]:
          "line": {"shape": "hv", "color": SYNTHETIC, "width": 2.4},
          "hovertemplate": hover + "synthetic</extra>"},
     ]  # fmt: skip
+
+
+FIGURES: tuple[Draw, ...] = (
+    marginals,
+    code_blocks,
+)
+INTERNAL: tuple[Draw, ...] = ()
+TABLES: tuple[Tabulate, ...] = ()

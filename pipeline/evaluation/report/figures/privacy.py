@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Any
 from pipeline.evaluation.report.figures.base import REAL, Figure, chance, curve_of, figure
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+
+    from pipeline.evaluation.report.figures.base import Draw, Tabulate
+    from pipeline.evaluation.results import MetricResult
 
 
-def membership(details: Mapping[str, Any]) -> list[Figure]:
+def membership(results: Sequence[MetricResult], details: Mapping[str, Any]) -> list[Figure]:
     """ROC curve of the best membership attack on logarithmic axes."""
     found = details.get("membership")
     if not found:
@@ -37,3 +40,8 @@ def membership(details: Mapping[str, Any]) -> list[Figure]:
             380,
         )
     ]  # fmt: skip
+
+
+FIGURES: tuple[Draw, ...] = (membership,)
+INTERNAL: tuple[Draw, ...] = ()
+TABLES: tuple[Tabulate, ...] = ()

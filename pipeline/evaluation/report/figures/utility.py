@@ -8,12 +8,13 @@ from pipeline.evaluation.report.figures.base import REAL, SYNTHETIC, Figure, fig
 from pipeline.evaluation.report.words import tasks_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    from pipeline.evaluation.report.figures.base import Draw, Tabulate
     from pipeline.evaluation.results import MetricResult
 
 
-def dumbbells(results: Sequence[MetricResult]) -> list[Figure]:
+def dumbbells(results: Sequence[MetricResult], details: Mapping[str, Any]) -> list[Figure]:
     """AUROC trained on real and on synthetic rows, for each task and model."""
     names = {"hgb": "boosting", "lr": "logistic"}
     labels: list[str] = []
@@ -81,3 +82,8 @@ def dumbbells(results: Sequence[MetricResult]) -> list[Figure]:
             170 + 44 * len(labels),
         )
     ]
+
+
+FIGURES: tuple[Draw, ...] = (dumbbells,)
+INTERNAL: tuple[Draw, ...] = ()
+TABLES: tuple[Tabulate, ...] = ()
