@@ -114,6 +114,8 @@ class Generator(ABC):
     uses_gpu: ClassVar[bool] = False
     copies_patients: ClassVar[bool] = False
     """Gives training rows back as they are: a baseline that must fail on privacy."""
+    publishable: ClassVar[bool] = True
+    """False of a control that must fail privacy: nothing that it draws may leave the house."""
     kinds: ClassVar[tuple[str, ...]] = ("numpy",)
 
     def __init__(self, config: GeneratorConfig | Mapping[str, Any] | None = None) -> None:

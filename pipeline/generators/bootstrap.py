@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from pipeline.encoding.encoder import Encoded, TableEncoder
-from pipeline.errors import ConfigError, UnsupportedError
+from pipeline.errors import ConfigError
 from pipeline.features.cohort import Cohort, assemble
 from pipeline.generators.conditions import Fixed, parse_conditions
 from pipeline.generators.seeds import stream
-from pipeline.generators.tabular import Learned, TabularConfig, TabularGenerator
+from pipeline.generators.stored_rows import StoredRows
+from pipeline.generators.tabular import Learned, TabularConfig
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,7 +32,7 @@ class BootstrapConfig(TabularConfig):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"default": {}, "paper": {}, "quick": {}}
 
 
-class Bootstrap(TabularGenerator):
+class Bootstrap(StoredRows):
     """Copies training rows, each drawn with replacement (Efron 1979). Never to be published."""
 
     name = "bootstrap"
@@ -63,25 +64,6 @@ class Bootstrap(TabularGenerator):
         blocks = {name: matrix[rows] for name, matrix in self._blocks.items()}
         return assemble(encoder.schema, {**cells, **fixed.codes, **fixed.values}, blocks=blocks)
 
-    def _choose(self, n: int, rng: np.random.Generator, fixed: Fixed) -> NDArray[np.int64]:
-        """(n,) positions of training rows; row i has the levels that are fixed for row i."""
-        uniform = rng.random(n)
-        if not fixed.codes:
-            return (uniform * self._rows).astype(np.int64)
-        wanted = np.stack([fixed.codes[name] for name in fixed.codes], axis=1)
-        held = np.stack([self._cells[name] for name in fixed.codes], axis=1)
-        chosen = np.empty(n, dtype=np.int64)
-        for levels in np.unique(wanted, axis=0):
-            fitting = np.flatnonzero((held == levels).all(axis=1))
-            asked = np.flatnonzero((wanted == levels).all(axis=1))
-            if not len(fitting):
-                raise UnsupportedError(
-                    f"No training row has the levels that are asked for of {', '.join(sorted(fixed.codes))}.",
-                    todo="Fix fewer columns, or use a generator that learns them.",
-                )
-            chosen[asked] = fitting[(uniform[asked] * len(fitting)).astype(np.int64)]
-        return chosen
-
     def _learn(
         self,
         encoder: TableEncoder,
@@ -92,41 +74,12 @@ class Bootstrap(TabularGenerator):
         device: str,
         progress: Progress | None,
     ) -> Learned:
-        self._rows = cohort.n_rows
-        self._cells: dict[str, NDArray[Any]] = {
-            **{name: cohort.codes(name) for name in encoder.levels},
-            **{name: cohort.values(name) for name in encoder.numbers},
-        }
-        self._blocks = {name: matrix.tocsr() for name, matrix in cohort.blocks.items()}
+        numbers = self._keep(encoder, cohort)
         # `sample` needs the encoder's schema, and `fit` sets it only after this.
         self.encoder = encoder
         if progress is not None:
             progress(1, 1, {})
-        numbers = sum(c.size for c in self._cells.values()) + sum(m.nnz for m in self._blocks.values())
-        return Learned(
-            parameters=int(numbers), warnings=["Copies training rows as they are: never publish what it draws."]
-        )
+        return Learned(parameters=numbers, warnings=["Copies training rows as they are: never publish what it draws."])
 
     def _draw(self, encoder: TableEncoder, n: int, rng: np.random.Generator, fixed: Fixed) -> Encoded:
         return encoder.encode(self._copied(encoder, self._choose(n, rng, fixed), fixed), rng)
-
-    def _state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        tensors = {f"cells-{i:05d}": values for i, values in enumerate(self._cells.values())}
-        for i, matrix in enumerate(self._blocks.values()):
-            tensors |= {
-                f"block-{i:05d}/data": matrix.data,
-                f"block-{i:05d}/indices": matrix.indices,
-                f"block-{i:05d}/indptr": matrix.indptr,
-            }
-        shapes = {name: list(matrix.shape) for name, matrix in self._blocks.items()}
-        return tensors, {"rows": self._rows, "cells": list(self._cells), "blocks": shapes}
-
-    def _restore(self, encoder: TableEncoder, tensors: Mapping[str, NDArray[Any]], extra: Mapping[str, Any]) -> None:
-        from scipy.sparse import csr_matrix
-
-        self._rows = int(extra["rows"])
-        self._cells = {name: tensors[f"cells-{i:05d}"] for i, name in enumerate(extra["cells"])}
-        self._blocks = {}
-        for i, (name, shape) in enumerate(extra["blocks"].items()):
-            parts = tuple(tensors[f"block-{i:05d}/{part}"] for part in ("data", "indices", "indptr"))
-            self._blocks[name] = csr_matrix(parts, shape=tuple(shape))

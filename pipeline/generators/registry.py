@@ -19,6 +19,7 @@ BUILT_IN: dict[str, str] = {
     "independent": "pipeline.generators.independent:Independent",
     "gaussian_copula": "pipeline.generators.gaussian_copula:GaussianCopula",
     "bootstrap": "pipeline.generators.bootstrap:Bootstrap",
+    "smote": "pipeline.generators.smote:Smote",
     "vae": "pipeline.generators.vae:VAE",
 }
 

@@ -64,6 +64,7 @@ class Card:
         kinds: Libraries it is made with.
         settings: Its settings, in order.
         presets: Names of its presets.
+        publishable: May what it draws leave the house? False of controls that must fail privacy.
         broken: Why its module cannot be imported; empty if it can.
     """
 
@@ -74,6 +75,7 @@ class Card:
     kinds: tuple[str, ...] = ()
     settings: tuple[Setting, ...] = ()
     presets: tuple[str, ...] = ("default",)
+    publishable: bool = True
     broken: str = ""
 
     def to_dict(self) -> dict[str, Any]:
@@ -162,6 +164,7 @@ def _describe(name: str, path: str) -> Card:
             kinds=tuple(made.kinds),
             settings=tuple(_settings(made)),
             presets=tuple(made.Config.presets),
+            publishable=made.publishable,
         )
     except Exception as error:  # another package's module may fail in any way; its text may hold anything
         return Card(name=name, broken=f"{type(error).__name__} while importing {path}")

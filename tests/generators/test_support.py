@@ -52,7 +52,7 @@ def test_copula_and_vae_on_support(real_data: Path, tmp_path: Path, monkeypatch:
         found[name] = {
             metric: headline(results, metric).value for metric in ("fid.joint.detect_auc", "priv.mia.max_auc")
         }
-        verdict = judge(results, spec.gate, references=references, tasks=spec.tasks)
+        verdict = judge(results, spec.gate, plan, references=references)
         assert [rule.words for rule in verdict.rules if rule.status == "fail"] == []
     copula, vae = found["gaussian_copula"], found["vae"]
     assert copula["fid.joint.detect_auc"] <= 0.80
