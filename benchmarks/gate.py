@@ -70,7 +70,7 @@ def verdicts(cohort: Cohort, spec: CohortSpec, generators: list[str], repetition
     found = {}
     for name, rows in judged.items():
         results = run_evaluation(parts, [rows], plan, references=references).results
-        found[name] = judge(results, spec.gate, references=references, tasks=spec.tasks)
+        found[name] = judge(results, spec.gate, plan, references=references)
     found[FRESH] = without_schema(found[FRESH])
     return found
 

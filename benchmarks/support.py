@@ -101,7 +101,7 @@ def main() -> None:
             seconds += perf_counter() - begun
             drawn.append(model.sample(parts.train.n_rows, seed=derive_seed("benchmark", name, k, "draw")))
         results = run_evaluation(parts, drawn, plan, references=references).results
-        verdict = judge(results, spec.gate, references=references, tasks=spec.tasks)
+        verdict = judge(results, spec.gate, plan, references=references)
         kept = headline(results, "fid.joint.detect_auc")
         more = ["" if kept is None or kept.score is None else f"{kept.score:.0%}", f"{seconds / given.seeds:.1f}"]
         print(_line(name, [_figure(results, *f) for f in FIGURES.values()], [*more, verdict.status]), flush=True)

@@ -105,7 +105,7 @@ def evaluate_files(
     plan = EvaluationPlan(tasks, tuple(protected), profile=profile, seed=seed)
     references = evaluate_references(parts, plan)
     found = run_evaluation(parts, rows, plan, references=references)
-    verdict = judge(found.results, GateSpec(), references=references, tasks=tasks)
+    verdict = judge(found.results, GateSpec(), plan, references=references)
     out.mkdir(parents=True, exist_ok=True)
     report = write_report(
         out / "report.html",

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from pipeline.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
-    from pipeline.features.evaluation_spec import AnalysisSpec, Condition, RuleSpec, TaskSpec
+    from pipeline.features.evaluation_spec import AnalysisSpec, Condition, EvaluationSpec, RuleSpec, TaskSpec
     from pipeline.features.schema import TableSchema
     from pipeline.features.spec import CohortSpec
 
@@ -50,17 +50,23 @@ class EvaluationPlan:
     @classmethod
     def of(cls, spec: CohortSpec, *, device: str = "cpu") -> EvaluationPlan:
         """What a cohort's file asks."""
-        asked = spec.evaluation
+        return cls.asked(spec.tasks, spec.protected, spec.evaluation, device=device)
+
+    @classmethod
+    def asked(
+        cls, tasks: Sequence[TaskSpec], protected: Sequence[str], evaluation: EvaluationSpec, *, device: str = "cpu"
+    ) -> EvaluationPlan:
+        """What these parts of a cohort's file ask."""
         return cls(
-            tasks=tuple(spec.tasks),
-            protected=tuple(spec.protected),
-            analyses=tuple(asked.analyses),
-            rules=tuple(asked.rules),
-            known=tuple(asked.known),
-            secrets=tuple(asked.secrets),
-            population=asked.population,
-            profile=asked.profile,
-            seed=asked.seed,
+            tasks=tuple(tasks),
+            protected=tuple(protected),
+            analyses=tuple(evaluation.analyses),
+            rules=tuple(evaluation.rules),
+            known=tuple(evaluation.known),
+            secrets=tuple(evaluation.secrets),
+            population=evaluation.population,
+            profile=evaluation.profile,
+            seed=evaluation.seed,
             device=device,
         )
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 Family = Literal["schema", "fidelity", "utility", "privacy", "fairness", "literal"]
 Scope = Literal["table", "column", "pair", "task", "subgroup", "record_group"]
 Cost = Literal["A", "B", "C", "D"]
+NOT_APPLICABLE = "not applicable"
+"""How the note of a figure begins that does not concern the table."""
 REFERENCE_ROWS: tuple[str, ...] = ("ref_fresh", "ref_train", "ref_marginal", "ref_mode")
 
 
@@ -68,6 +70,15 @@ class MetricSpec:
     cost: Cost = "A"
     flaw: str = ""
     published: tuple[Published, ...] = ()
+
+    def not_applicable(
+        self, why: str, *, scope: Scope = "table", key1: str = "", key2: str = "", null: float | None = None
+    ) -> MetricResult:
+        """A result without a value because the figure does not concern this table: no task, no code block, no group.
+
+        Unlike a figure that cannot be estimated it fails no gate.
+        """
+        return self.result(None, null=null, scope=scope, key1=key1, key2=key2, note=f"{NOT_APPLICABLE}: {why}")
 
     def underpowered(
         self,
@@ -165,8 +176,8 @@ class MetricSpec:
 class MetricResult:
     """One number. `value` is None where it cannot be estimated; `note` then says why.
 
-    `n_needed` is set where it is rows that are lacking: such a figure is underpowered. `draws` are not part of the
-    table of results.
+    `n_needed` is set where it is rows that are lacking: such a figure is underpowered. `passed` is what the gate says
+    of it, None where no rule is about it. `draws` are not part of the table of results.
     """
 
     metric: str
@@ -188,14 +199,17 @@ class MetricResult:
     ref_mode: float | None = None
     score: float | None = None
     n_needed: int | None = None
+    passed: bool | None = None
     note: str = ""
     draws: tuple[float, ...] | None = field(default=None, repr=False, compare=False, metadata={"stored": False})
 
     @property
     def status(self) -> str:
-        """ "estimated", "underpowered" or "not_estimable"."""
+        """One of "estimated", "underpowered", "not_applicable", "not_estimable"."""
         if self.value is not None:
             return "estimated"
+        if self.note.startswith(NOT_APPLICABLE):
+            return "not_applicable"
         return "not_estimable" if self.n_needed is None else "underpowered"
 
 
@@ -211,6 +225,7 @@ def results_schema() -> pa.Schema:
     kinds = {
         "value": pa.float64(),
         "n": pa.int64(),
+        "passed": pa.bool_(),
         "n_needed": pa.int64(),
         "direction": pa.int8(),
         "replicate": pa.int32(),
@@ -233,3 +248,30 @@ def results_table(results: Iterable[MetricResult]) -> pa.Table:
 def results_from_table(table: pa.Table) -> list[MetricResult]:
     """The results back from the table that `results_table` made."""
     return [MetricResult(**row) for row in table.to_pylist()]
+
+
+def draws_table(results: Iterable[MetricResult]) -> pa.Table:
+    """The bootstrap draws of pooled results, for comparing generators pair by pair: one row a figure.
+
+    The same draw of the same figure is the same resampled holdout people for every generator of the cell.
+    """
+    import pyarrow as pa
+
+    kept = [r for r in results if r.replicate == -1 and r.draws is not None]
+    return pa.table(
+        {
+            "metric": pa.array([r.metric for r in kept], pa.string()),
+            "key1": pa.array([r.key1 for r in kept], pa.string()),
+            "key2": pa.array([r.key2 for r in kept], pa.string()),
+            "draws": pa.array([list(r.draws or ()) for r in kept], pa.list_(pa.float32())),
+        }
+    )
+
+
+def with_draws(results: Iterable[MetricResult], draws: pa.Table) -> list[MetricResult]:
+    """Pooled results with the draws that `draws_table` kept of them."""
+    kept = {(d["metric"], d["key1"], d["key2"]): tuple(d["draws"]) for d in draws.to_pylist()}
+    return [
+        replace(r, draws=kept.get((r.metric, r.key1, r.key2))) if r.replicate == -1 and r.scope != "column" else r
+        for r in results
+    ]

@@ -119,6 +119,9 @@ class GateSpec(BaseModel):
     """Thresholds of the verdict; each is tested at the pessimistic end of the interval (metrics spec, section 16)."""
 
     model_config = ConfigDict(extra="forbid")
+    seeds_min: int = Field(
+        default=1, ge=1, description="Trained seeds that must have been judged; 5 for a release that claims stability."
+    )
     exact_unique_matches_max: int = Field(
         default=0, ge=0, description="Copies of a training row that is unique in the real data."
     )
@@ -126,10 +129,48 @@ class GateSpec(BaseModel):
     mia_tpr_at_1pct_fpr_max: float = Field(
         default=0.03, description="Membership inference, true positives at 1 % false positives."
     )
+    mia_outlier_auc_max: float = Field(
+        default=0.60, description="Membership inference among the tenth most unusual people, AUC."
+    )
+    aia_excess_max: float = Field(
+        default=0.05, description="Attribute inference: score for training people minus score for others."
+    )
+    tcap_excess_max: float = Field(
+        default=0.05, description="Secrets read off uniform groups: share of training people minus share of others."
+    )
+    identity_disclosure_max: float = Field(
+        default=0.09, description="Meaningful identity disclosure (customary threshold of health-data release)."
+    )
+    nnaa_loss_max: float = Field(default=0.05, description="Nearest-neighbour adversarial accuracy, holdout - train.")
+    dcr_share_warn: float = Field(
+        default=0.55, description="Share of rows closer to training than to holdout above which a warning is printed."
+    )
+    clinical_violations_max: float = Field(
+        default=0.005, description="Share of broken clinical rules beyond what real rows break."
+    )
     jsd_mean_max: float = Field(default=0.05, description="Mean Jensen-Shannon divergence of the columns, bits.")
     variance_collapse: bool = Field(default=False, description="May the variance-collapse alarm be on?")
     dependence_score_min: float = Field(default=0.5, description="Normalised score of the correlation RMSE.")
-    utility_ratio_min: float = Field(default=0.90, description="(TSTR - 1/2) / (TRTR - 1/2), AUROC, each task.")
+    code_total_ratio: tuple[float, float] = Field(
+        default=(0.9, 1.1), description="Codes a row, synthetic over real: least and most."
+    )
+    code_abundance_max: float = Field(
+        default=0.10, description="Difference of the distributions of distinct codes a row."
+    )
     detect_auc_warn: float = Field(
         default=0.90, description="Detection AUC above which a warning is printed (never a fail)."
     )
+    utility_ratio_min: float = Field(default=0.90, description="(TSTR - 1/2) / (TRTR - 1/2), AUROC, each task.")
+    calibration_slope: tuple[float, float] = Field(
+        default=(0.8, 1.25), description="Calibration slope of the model trained on synthetic rows: least and most."
+    )
+    inference_sign_agreement_min: float = Field(
+        default=0.95, description="Share of the analyses' certain effects that keep their sign."
+    )
+    groups_absent_max: int = Field(
+        default=0, ge=0, description="Groups of at least 1 % of real people without a synthetic row."
+    )
+    delta_auroc_gap_max: float = Field(
+        default=0.02, description="Gap in AUROC between groups that training on synthetic rows adds."
+    )
+    worst_group_ratio_min: float = Field(default=0.85, description="Utility ratio in the group that keeps least of it.")

@@ -12,14 +12,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import StoreError
+from pipeline.evaluation.plan import EvaluationPlan
 from pipeline.evaluation.protocol import references_from_table
-from pipeline.features.evaluation_spec import GateSpec, TaskSpec
+from pipeline.features.evaluation_spec import EvaluationSpec, GateSpec, TaskSpec
 from pipeline.privacy.composition import Loss
 from pipeline.privacy.ledger import Ledger
-from pipeline.release.gate import Verdict, judge
+from pipeline.release.gate import GATE_VERSION, Verdict, judge
 from pipeline.release.signoff import verdict_known
 from pipeline.store.hashing import sha256_json
-from pipeline.workflow.judging import RELEASE_STREAM, bound, references_current, results_of
+from pipeline.workflow.cards import cards
+from pipeline.workflow.judging import RELEASE_STREAM, bound, claim_of, references_current, results_of
 from pipeline.workflow.ledger import stored_model_hash
 from pipeline.workflow.record import Record
 from pipeline.workflow.settings import changed_since, release_settings
@@ -115,6 +117,10 @@ def read_candidate(lake: Lake, cell: Cell) -> Candidate | NoCandidate:
         return NoCandidate(
             "Its verdict does not say what it is about; run the cohort again from evaluation.", name, True
         )
+    if stored.get("version") != GATE_VERSION:
+        return NoCandidate(
+            "It was judged by the rules of another CohortLoom; run the cohort again from evaluation.", name, made=True
+        )
     tied = stored.pop("bound")
     _check_bound(tied, bound(cell.spec, synthetic, features, references, model), evaluation)
     entries = lake.journal.entries(f"{RELEASE_STREAM}/{cell.cohort}")
@@ -126,7 +132,7 @@ def read_candidate(lake: Lake, cell: Cell) -> Candidate | NoCandidate:
         synthetic,
         evaluation,
         features,
-        verdict=_judged_again(lake, cell, evaluation, references, stored),
+        verdict=_judged_again(lake, cell, features, evaluation, references, stored),
         seal=_seal(cell.spec, synthetic, evaluation, model),
     )
     candidate.obstacles.extend(_obstacles(lake, cell, candidate, tied["candidate"]))
@@ -156,16 +162,20 @@ def _check_bound(tied: dict[str, Any], now: dict[str, Any], evaluation: Version)
         raise _fault(f"The verdict is about other {' and '.join(other)}.", evaluation)
 
 
-def _judged_again(lake: Lake, cell: Cell, evaluation: Version, references: Version, stored: dict[str, Any]) -> Verdict:
+def _judged_again(
+    lake: Lake, cell: Cell, features: Version, evaluation: Version, references: Version, stored: dict[str, Any]
+) -> Verdict:
     """The verdict by today's thresholds, after checking that the stored one follows from the stored results."""
     results = results_of(lake, evaluation)
     known = references_from_table(lake.tables.read(references))
     then = evaluation.info["settings"]
     tasks = [TaskSpec(**task) for task in then["tasks"]]
-    again = judge(results, GateSpec(**then["gate"]), references=known, tasks=tasks)
+    plan = EvaluationPlan.asked(tasks, then["protected"], EvaluationSpec(**then["evaluation"]))
+    claim = claim_of(cell.spec, evaluation.info["generator"], features)
+    again = judge(results, GateSpec(**then["gate"]), plan, references=known, claim=claim)
     if _as_judged(json.loads(json.dumps(again.to_dict()))) != _as_judged(stored):
         raise _fault("The stored verdict does not follow from the stored results.", evaluation)
-    return judge(results, cell.spec.gate, references=known, tasks=cell.spec.tasks)
+    return judge(results, cell.spec.gate, EvaluationPlan.of(cell.spec), references=known, claim=claim)
 
 
 def _as_judged(verdict: dict[str, Any]) -> dict[str, Any]:
@@ -200,6 +210,8 @@ def _obstacles(lake: Lake, cell: Cell, candidate: Candidate, named: str | None) 
         found.append(
             f"The cohort is retired (`enabled: false` in the file of '{spec.name}'): nothing new is published."
         )
+    if not cards([candidate.generator])[candidate.generator].publishable:
+        found.append(f"'{candidate.generator}' is a control that gives patients away: nothing it draws is published.")
     if not references_current(lake, cell):
         found.append("references: the cohort's file has changed since.")
     found.extend(_privacy_obstacles(lake, cell, candidate.model))

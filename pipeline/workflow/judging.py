@@ -21,8 +21,8 @@ from pipeline.evaluation.protocol import (
     references_table,
     run_evaluation,
 )
-from pipeline.evaluation.results import results_from_table, results_table
-from pipeline.release.gate import Verdict, judge
+from pipeline.evaluation.results import draws_table, results_from_table, results_table
+from pipeline.release.gate import Claim, Verdict, judge, with_verdict
 from pipeline.store.hashing import canonical_json, sha256_json
 from pipeline.workflow.record import Record
 from pipeline.workflow.settings import judging_settings, release_settings
@@ -122,23 +122,29 @@ def evaluate_step(lake: Lake, cell: Cell, generator: str, *, run_id: str = "") -
     replicates = synthetic_replicates(lake, synthetic)
     found = references_from_table(lake.tables.read(references))
     _note_access(lake, cell, generator, synthetic)
-    record, evaluation = attempted(
-        lake, lambda: run_evaluation(parts, replicates, EvaluationPlan.of(cell.spec), references=found)
-    )
+    plan = EvaluationPlan.of(cell.spec)
+    record, evaluation = attempted(lake, lambda: run_evaluation(parts, replicates, plan, references=found))
     if evaluation is None:
         return _unjudged(lake, cell, generator, record, info, inputs, run_id)
-    table = results_table(evaluation.results)
     # Judged as it is stored, so that whoever judges the stored results again gets the same verdict.
-    verdict = judge(results_from_table(table), cell.spec.gate, references=found, tasks=cell.spec.tasks)
+    stored = results_from_table(results_table(evaluation.results))
+    verdict = judge(stored, cell.spec.gate, plan, references=found, claim=claim_of(cell.spec, generator, features))
     report = _report(lake, cell, generator, cohort, evaluation, found, verdict, inputs, run_id)
     with lake.tables.draft(f"evaluation/{generator}", cell.partition) as draft:
-        draft.add_table("data", table)
+        draft.add_table("data", results_table(with_verdict(evaluation.results, verdict)))
+        draft.add_table("draws", draws_table(evaluation.results))
         content = {**verdict.to_dict(), "bound": bound(cell.spec, synthetic, features, references, model)}
         draft.file("verdict.json").write_text(canonical_json(content) + "\n", encoding="utf-8")
         info |= {**record.to_info(), "verdict": verdict.status}
         version = draft.commit(inputs=inputs, info=info, run_id=run_id)
     _note_verdict(lake, cell, generator, version, synthetic)
     return Judged(version, record, report, evaluation.results, found, verdict)
+
+
+def claim_of(spec: CohortSpec, generator: str, features: Version) -> Claim | None:
+    """What the trainings of a generator claim to spend at most; None where the cohort asks nothing of them."""
+    asked = spec.privacy.trainings.get(generator)
+    return None if asked is None else Claim(asked, int(features.info["counts"]["subjects/train"]))
 
 
 def bound(

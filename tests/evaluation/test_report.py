@@ -50,7 +50,7 @@ def judged() -> tuple[Evaluation, dict[str, list[MetricResult]]]:
 
 
 def written(folder: Path, evaluation: Evaluation, references: dict[str, list[MetricResult]], **more: object) -> str:
-    verdict = judge(evaluation.results, GateSpec(), references=references, tasks=[TASK])
+    verdict = judge(evaluation.results, GateSpec(), EvaluationPlan((TASK,)), references=references)
     given = {
         "title": "toy: <vae> & friends",
         "facts": {"Cohort": "toy"},
@@ -148,7 +148,7 @@ def test_report_of_code_blocks_and_of_one_row(tmp_path: Path) -> None:
 
 def test_short_forms(judged: tuple[Evaluation, dict[str, list[MetricResult]]]) -> None:
     evaluation, references = judged
-    verdict = judge(evaluation.results, GateSpec(), references=references, tasks=[TASK])
+    verdict = judge(evaluation.results, GateSpec(), EvaluationPlan((TASK,)), references=references)
     text = markdown_summary(evaluation.results, references, verdict)
     assert text.startswith("**Cannot be judged.**")
     assert "| Detection |" in text

@@ -68,7 +68,7 @@ def test_support_reference_rows(real_data: Path) -> None:
 
     broken = {
         name: {
-            r.name for r in judge(rows, spec.gate, references=references, tasks=spec.tasks).rules if r.status == "fail"
+            r.name for r in judge(rows, spec.gate, EvaluationPlan.of(spec), references=references).rules if r.status == "fail"
         }
         for name, rows in references.items()
     }

@@ -7,12 +7,15 @@ from dataclasses import replace
 
 import pytest
 
+from pipeline.evaluation.plan import EvaluationPlan
 from pipeline.evaluation.registry import find_metric
 from pipeline.evaluation.results import MetricResult
 from pipeline.features.evaluation_spec import GateSpec, TaskSpec
-from pipeline.release.gate import Rule, Verdict, judge
+from pipeline.privacy.spec import PrivacySpec
+from pipeline.release.gate import Claim, Rule, Verdict, judge, with_verdict
 
 TASK = TaskSpec(name="death", label="died")
+PLAN = EvaluationPlan((TASK,))
 GOOD: dict[str, tuple[float, float]] = {
     "schema.adherence": (1.0, 0.0),
     "fid.marg.jsd": (0.01, 0.001),
@@ -24,7 +27,23 @@ GOOD: dict[str, tuple[float, float]] = {
     "priv.exact_p": (1.0, 0.0),
     "priv.mia.max_auc": (0.51, 0.008),
     "priv.mia.tpr_at_1pct_fpr": (0.013, 0.002),
+    "priv.mia.outlier_auc": (0.51, 0.02),
+    "priv.aia.excess": (0.0, 0.01),
+    "priv.tcap": (0.0, 0.01),
+    "priv.identity_disclosure": (0.03, 0.01),
+    "priv.nnaa_loss": (0.001, 0.01),
+    "priv.dcr_share": (0.5, 0.01),
+    "priv.rare_level": (0.0, 0.0),
+    "ehr.ckv": (0.0, 0.0005),
+    "ehr.code_freq.total_ratio": (1.01, 0.01),
+    "ehr.abundance": (0.02, 0.01),
+    "util.inference.sign_agreement": (1.0, 0.0),
+    "fair.absent": (0.0, 0.0),
+    "fair.ldss": (0.0, 0.0),
+    "fair.delta_auroc_gap": (0.0, 0.005),
+    "fair.worst_group": (0.97, 0.02),
 }
+OF_TASKS = {"util.ratio": (0.97, 0.02), "util.calibration_slope": (1.0, 0.05)}
 
 
 def row(metric: str, value: float | None, se: float = 0.0, replicate: int = -1, **more: object) -> MetricResult:
@@ -40,19 +59,22 @@ def results(seeds: int = 2, **changed: tuple[float | None, float]) -> list[Metri
         other = changed.get(metric.replace(".", "_"), (value, se))
         rows += [row(metric, value, se, k) for k in range(seeds - 1)]
         rows += [row(metric, *other, replicate=seeds - 1), row(metric, *other)]
-    for replicate in (0, 1, -1):
-        rows.append(row("util.ratio", 0.97, 0.02, replicate, scope="task", key1="death"))
+    for metric, (value, se) in OF_TASKS.items():
+        value, se = changed.get(metric.replace(".", "_"), (value, se))
+        rows += [row(metric, value, se, replicate, scope="task", key1="death") for replicate in (0, 1, -1)]
     return rows
 
 
 REFERENCES = {
     "ref_fresh": [row("fid.dep.corr_rmse", 0.042, 0.003), row("priv.mia.max_auc", 0.505, 0.008)],
     "ref_marginal": [row("fid.dep.corr_rmse", 0.097, 0.003)],
+    "ref_train": [],
+    "ref_mode": [],
 }
 
 
 def judged(rows: list[MetricResult], **gate: object) -> tuple[Verdict, dict[str, Rule]]:
-    verdict = judge(rows, GateSpec(**gate), references=REFERENCES, tasks=[TASK])
+    verdict = judge(rows, GateSpec(**gate), PLAN, references=REFERENCES)
     return verdict, {r.name: r for r in verdict.rules}
 
 
@@ -98,6 +120,24 @@ def test_words_of_a_rule() -> None:
         ({"fid_marg_variance_collapse": (0.4, 0.0)}, "variance_collapse"),
         ({"fid_dep_corr_rmse": (0.09, 0.001)}, "dependence_score"),
         ({"schema_adherence": (0.999, 0.0)}, "schema_adherence"),
+        ({"priv_mia_outlier_auc": (0.75, 0.02)}, "mia_outlier_auc"),
+        ({"priv_aia_excess": (0.2, 0.01)}, "aia_excess"),
+        ({"priv_tcap": (0.1, 0.01)}, "tcap_excess"),
+        ({"priv_identity_disclosure": (0.2, 0.01)}, "identity_disclosure"),
+        ({"priv_nnaa_loss": (0.2, 0.01)}, "nnaa_loss"),
+        ({"priv_rare_level": (3.0, 0.0)}, "rare_levels"),
+        ({"ehr_ckv": (0.05, 0.001)}, "clinical_violations"),
+        ({"ehr_code_freq_total_ratio": (0.6, 0.01)}, "code_total_ratio"),
+        ({"ehr_code_freq_total_ratio": (1.4, 0.01)}, "code_total_ratio"),
+        ({"ehr_abundance": (0.3, 0.01)}, "code_abundance"),
+        ({"util_ratio": (0.5, 0.02)}, "utility_ratio[death]"),
+        ({"util_calibration_slope": (0.4, 0.02)}, "calibration_slope[death]"),
+        ({"util_calibration_slope": (2.0, 0.02)}, "calibration_slope[death]"),
+        ({"util_inference_sign_agreement": (0.7, 0.02)}, "inference_sign_agreement"),
+        ({"fair_absent": (1.0, 0.0)}, "groups_absent"),
+        ({"fair_ldss": (0.5, 0.0)}, "groups_shifted"),
+        ({"fair_delta_auroc_gap": (0.1, 0.01)}, "delta_auroc_gap"),
+        ({"fair_worst_group": (0.5, 0.02)}, "worst_group_ratio"),
     ],
 )
 def test_one_broken_rule_fails_the_verdict(changed: dict[str, tuple[float, float]], name: str) -> None:
@@ -120,7 +160,7 @@ def test_the_worst_seed_counts_for_privacy_only() -> None:
     assert judged(uneven)[0].status == "pass"
 
 
-@pytest.mark.parametrize("metric", [*GOOD, "util.ratio"])
+@pytest.mark.parametrize("metric", [*GOOD, *OF_TASKS])
 def test_a_missing_figure_is_no_pass(metric: str) -> None:
     verdict, _ = judged([r for r in results() if r.metric != metric])
     assert verdict.status == "fail"
@@ -144,11 +184,11 @@ def test_small_samples_are_held_against_fresh_real_rows() -> None:
     """Where even fresh real rows would miss the threshold: at most 0.03 above them."""
     wide = {**REFERENCES, "ref_fresh": [REFERENCES["ref_fresh"][0], row("priv.mia.max_auc", 0.51, 0.03)]}
     inside, beyond = (results(priv_mia_max_auc=(value, 0.03)) for value in (0.53, 0.545))
-    rule = {r.name: r for r in judge(inside, GateSpec(), references=wide, tasks=[TASK]).rules}["mia_max_auc"]
+    rule = {r.name: r for r in judge(inside, GateSpec(), PLAN, references=wide).rules}["mia_max_auc"]
     assert rule.status == "pass"
     assert rule.threshold == pytest.approx(0.54)
     assert "fresh real rows" in rule.words
-    rule = {r.name: r for r in judge(beyond, GateSpec(), references=wide, tasks=[TASK]).rules}["mia_max_auc"]
+    rule = {r.name: r for r in judge(beyond, GateSpec(), PLAN, references=wide).rules}["mia_max_auc"]
     assert rule.status == "underpowered"
     enough = {r.name: r for r in judged(inside)[0].rules}["mia_max_auc"]
     assert enough.status == "underpowered"
@@ -157,12 +197,12 @@ def test_small_samples_are_held_against_fresh_real_rows() -> None:
 def test_what_fresh_real_rows_score_too_is_no_failure_but_too_few_people() -> None:
     tiny = {**REFERENCES, "ref_fresh": [REFERENCES["ref_fresh"][0], row("priv.mia.max_auc", 0.583, 0.1)]}
     for value, status in ((0.562, "underpowered"), (0.62, "fail")):
-        found = judge(results(priv_mia_max_auc=(value, 0.1)), GateSpec(), references=tiny, tasks=[TASK])
+        found = judge(results(priv_mia_max_auc=(value, 0.1)), GateSpec(), PLAN, references=tiny)
         rule = {r.name: r for r in found.rules}["mia_max_auc"]
         assert rule.status == status
     assert rule.n_needed is None
     tight = {**REFERENCES, "ref_fresh": [REFERENCES["ref_fresh"][0], row("priv.mia.max_auc", 0.505, 0.008)]}
-    found = judge(results(priv_mia_max_auc=(0.562, 0.008)), GateSpec(), references=tight, tasks=[TASK])
+    found = judge(results(priv_mia_max_auc=(0.562, 0.008)), GateSpec(), PLAN, references=tight)
     assert {r.name: r for r in found.rules}["mia_max_auc"].status == "fail"
 
 
@@ -177,9 +217,9 @@ def test_divergence_that_chance_alone_explains_is_underpowered_not_failed() -> N
 
 
 def test_dependence_needs_references_that_can_be_told_apart() -> None:
-    assert {r.name: r for r in judge(results(), GateSpec(), tasks=[TASK]).rules}["dependence_score"].status == "fail"
+    assert {r.name: r for r in judge(results(), GateSpec(), PLAN).rules}["dependence_score"].status == "fail"
     close = {**REFERENCES, "ref_marginal": [row("fid.dep.corr_rmse", 0.045, 0.003)]}
-    rule = {r.name: r for r in judge(results(), GateSpec(), references=close, tasks=[TASK]).rules}["dependence_score"]
+    rule = {r.name: r for r in judge(results(), GateSpec(), PLAN, references=close).rules}["dependence_score"]
     assert rule.status == "underpowered"
     assert rule.n_needed is not None
     assert rule.n_needed > 2000
@@ -193,7 +233,7 @@ def test_detection_only_warns() -> None:
 
 def test_every_task_is_judged() -> None:
     verdict = judge(
-        results(), GateSpec(), references=REFERENCES, tasks=[TASK, TASK.model_copy(update={"name": "other"})]
+        results(), GateSpec(), EvaluationPlan((TASK, TASK.model_copy(update={"name": "other"}))), references=REFERENCES
     )
     assert verdict.status == "fail"
     assert any(r.name == "utility_ratio[other]" and r.status == "fail" for r in verdict.rules)
@@ -203,3 +243,80 @@ def test_thresholds_are_the_cohorts_own() -> None:
     assert judged(results(), jsd_mean_max=0.005)[0].status == "fail"
     collapsed = results(fid_marg_variance_collapse=(0.4, 0.0))
     assert judged(collapsed, variance_collapse=True)[0].status == "pass"
+
+
+APPLY_NOT = [
+    "ehr.code_freq.total_ratio", "ehr.abundance", "ehr.ckv", "util.inference.sign_agreement", "fair.absent", "fair.ldss",
+    "fair.delta_auroc_gap", "fair.worst_group", "priv.aia.excess", "priv.tcap",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("metric", APPLY_NOT)
+def test_a_figure_that_does_not_concern_the_table_is_no_rule(metric: str) -> None:
+    spec = find_metric(metric).spec
+    rows = [
+        replace(spec.not_applicable("no such thing"), replicate=r.replicate) if r.metric == metric else r
+        for r in results()
+    ]
+    verdict, _ = judged(rows)
+    assert verdict.status == "pass"
+    assert metric not in {r.metric for r in verdict.rules}
+
+
+def test_too_few_people_say_how_many_are_needed() -> None:
+    spec = find_metric("fair.worst_group").spec
+    rows = [
+        replace(spec.underpowered(30, 50, "deaths in the smallest group"), replicate=r.replicate)
+        if r.metric == "fair.worst_group"
+        else r
+        for r in results()
+    ]
+    verdict, rules = judged(rows)
+    assert verdict.status == "underpowered"
+    assert rules["worst_group_ratio"].n_needed == 50
+    assert "30 deaths in the smallest group" in rules["worst_group_ratio"].words
+
+
+def test_a_distance_only_warns() -> None:
+    verdict, rules = judged(results(priv_dcr_share=(0.7, 0.01)))
+    assert verdict.status == "pass"
+    assert rules["dcr_share"].status == "warn"
+
+
+def test_seeds_and_reference_rows_are_asked_for() -> None:
+    assert judged(results(seeds=2), seeds_min=2)[0].status == "pass"
+    verdict, rules = judged(results(seeds=2), seeds_min=5)
+    assert verdict.status == "fail"
+    assert rules["seeds"].words == "trained seeds: 2, at least 5 needed"
+    lacking = {k: v for k, v in REFERENCES.items() if k != "ref_train"}
+    rules = {r.name: r for r in judge(results(), GateSpec(), PLAN, references=lacking).rules}
+    assert rules["reference_rows"].status == "fail"
+    assert "ref_train lacking" in rules["reference_rows"].words
+
+
+def test_a_claim_of_privacy_is_held_against_the_attacks() -> None:
+    def status(lower: float, epsilon: float, delta: float) -> dict[str, str]:
+        rows = [*results(), *(row("priv.mia.epsilon_lower", lower, replicate=k) for k in (0, 1, -1))]
+        claim = Claim(PrivacySpec(epsilon=epsilon, delta=delta), people=2000)
+        return {r.name: r.status for r in judge(rows, GateSpec(), PLAN, references=REFERENCES, claim=claim).rules}
+
+    assert {status(0.5, 1.0, 1e-6)[n] for n in ("empirical_epsilon", "claimed_delta")} == {"pass"}
+    assert status(1.6, 1.0, 1e-6)["empirical_epsilon"] == "fail"
+    assert status(0.5, 1.0, 1e-3)["claimed_delta"] == "fail"
+    assert "empirical_epsilon" not in judged(results())[1]
+
+
+def test_results_are_marked_with_what_the_gate_says() -> None:
+    rows = results(priv_aia_excess=(0.2, 0.01), fid_joint_detect_auc=(0.97, 0.01))
+    marked = {(r.metric, r.key1): r.passed for r in with_verdict(rows, judged(rows)[0]) if r.replicate == -1}
+    assert marked[("priv.aia.excess", "")] is False
+    assert marked[("fid.joint.detect_auc", "")] is True
+    assert marked[("util.ratio", "death")] is True
+    assert all(r.passed is None for r in with_verdict(rows, judged(rows)[0]) if r.replicate >= 0)
+
+
+def test_groups_of_rules_alone() -> None:
+    verdict, _ = judged(results(fid_marg_jsd=(0.2, 0.01)))
+    assert verdict.status == "fail"
+    assert verdict.only("privacy").status == "pass"
+    assert {r.group for r in verdict.only("privacy").rules} == {"privacy"}
