@@ -137,6 +137,11 @@ def quarantine(
 def leaderboard(
     cohort: Annotated[str, typer.Argument(help="Cohort.")],
     month: Annotated[str | None, typer.Option(help="month as YYYY-MM; default the newest that was evaluated")] = None,
+    wide: Annotated[bool, typer.Option(help="every figure, and the spread over seeds")] = False,
+    lens: Annotated[
+        str | None,
+        typer.Option(help="also mean ranks for a use case: education, medical_ai or system_development"),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """All generators of a cohort-month and the reference rows, side by side."""
@@ -145,13 +150,40 @@ def leaderboard(
 
     load_book().cohort(cohort)
     lake = Lake(home_here())
-    show_leaderboard(lake, cohort, evaluated_month(lake, cohort, month), as_json=as_json)
+    chosen = evaluated_month(lake, cohort, month)
+    if lens is not None:
+        _show_lens(lake, cohort, chosen, lens, as_json=as_json)
+        return
+    show_leaderboard(lake, cohort, chosen, as_json=as_json, wide=wide)
 
 
-def show_leaderboard(lake: "Lake", cohort: str, month: str, *, as_json: bool) -> None:
+def _show_lens(lake: "Lake", cohort: str, month: str, lens: str, *, as_json: bool) -> None:
+    """Print the mean ranks of the generators that do not fail the gate, through the weights of a use case."""
+    from pipeline.evaluation.lens import WEIGHTS, ranked
+    from pipeline.workflow.judging import results_of
+
+    if lens not in WEIGHTS:
+        raise NotFoundError(f"There is no lens '{lens}'.", todo=nearest(lens, list(WEIGHTS)))
+    partition = {"cohort": cohort, "month": month}
+    rows = lake.tables.read(lake.tables.resolve("leaderboard", partition)).to_pylist()
+    judged = [row["key"] for row in rows if row["verdict"] in ("pass", "underpowered")]
+    found = ranked(
+        {name: results_of(lake, lake.tables.resolve(f"evaluation/{name}", partition)) for name in judged}, lens
+    )
+    table = [{"generator": name, "mean rank": rank} for name, rank in sorted(found.items(), key=lambda x: (x[1], x[0]))]
+    show(
+        table, title=f"{cohort}, {month[:7]}, weighted for {lens}", as_json=as_json, empty="No generator can be ranked."
+    )
+    if not as_json:
+        say(
+            "Means of ranks hide failures: generators that fail the gate are left out, and the leaderboard is not ordered by them."
+        )
+
+
+def show_leaderboard(lake: "Lake", cohort: str, month: str, *, as_json: bool, wide: bool = False) -> None:
     """Print the leaderboard of a cohort-month, why each generator does not pass, and where the reports lie."""
     from assets.instance import open_instance, training_seconds
-    from pipeline.evaluation.leaderboard import COLUMNS, cells
+    from pipeline.evaluation.leaderboard import COLUMNS, WIDE_COLUMNS, cells
 
     partition = {"cohort": cohort, "month": month}
     rows = lake.tables.read(lake.tables.resolve("leaderboard", partition)).to_pylist()
@@ -163,7 +195,7 @@ def show_leaderboard(lake: "Lake", cohort: str, month: str, *, as_json: bool) ->
         print_json(rows)
         return
     show(
-        board(COLUMNS, [cells(row) for row in rows]),
+        board(WIDE_COLUMNS if wide else COLUMNS, [cells(row, wide=wide) for row in rows]),
         title=f"Leaderboard of {cohort}, {month[:7]}",
         as_json=False,
         empty="",
@@ -172,7 +204,8 @@ def show_leaderboard(lake: "Lake", cohort: str, month: str, *, as_json: bool) ->
         if row["why"]:
             more = f" (and {len(row['why']) - 1} more)" if len(row["why"]) > 1 else ""
             say(f"{row['generator']}: {row['verdict']}: {row['why'][0]}{more}")
-    steps = []
+    page = lake.reports.current("leaderboard", partition)
+    steps = [f"leaderboard as a page: {lake.reports.path(page, 'leaderboard.html')}"] if page is not None else []
     for row in rows:
         report = (
             None

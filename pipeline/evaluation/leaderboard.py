@@ -1,15 +1,17 @@
 """The leaderboard: all generators and the four reference rows in one table.
 
 Passing generators come first, then those that cannot be judged for want of people, then those that fail; inside each,
-by Pareto layer (utility up, privacy risk down). Generators of one layer whose intervals overlap share a badge instead
-of getting ranks. One that is not enabled, refused the schema or failed in training is a row with its reason.
+by Pareto layer (utility up, privacy risk down). Generators of one layer that cannot be told apart (paired comparison,
+Holm's correction) share a badge instead of getting ranks. One that is not enabled, refused the schema or failed in training is a row with its reason.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from statistics import stdev
 from typing import TYPE_CHECKING, Any, Literal
 
+from pipeline.evaluation.comparison import Measured, certainly_more
 from pipeline.evaluation.protocol import headline, replicates
 from pipeline.evaluation.references import TITLES
 from pipeline.evaluation.results import REFERENCE_ROWS
@@ -21,28 +23,53 @@ if TYPE_CHECKING:
     from pipeline.release.gate import Verdict
 
 Status = Literal["ok", "not_enabled", "not_run", "refused", "failed"]
-COLUMNS: list[str] = [
-    "generator",
-    "status",
-    "verdict",
-    "tier",
-    "JSD ↓",
-    "corr. RMSE ↓",
-    "detect AUC →½",
-    "utility ratio ↑",
-    "TSTR ↑",
-    "MIA AUC →½",
-    "TPR at 1 % FPR ↓",
-    "exact copies ↓",
-    "fit s",
-]
-FIGURES: dict[str, str] = {
-    "jsd": "fid.marg.jsd",
-    "corr_rmse": "fid.dep.corr_rmse",
-    "detect_auc": "fid.joint.detect_auc",
-    "mia_auc": "priv.mia.max_auc",
-    "tpr_at_1pct_fpr": "priv.mia.tpr_at_1pct_fpr",
-}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A figure of the leaderboard.
+
+    Attributes:
+        key: Its field in a row.
+        metric: Id of the metric.
+        heading: Of its column; the arrow says which way is better.
+        digits: After the point.
+        percent: Is it written as a percentage?
+        of_task: Is it the figure of the task that keeps least skill?
+        wide: Is it left out of narrow tables?
+    """
+
+    key: str
+    metric: str
+    heading: str
+    digits: int
+    percent: bool = False
+    of_task: bool = False
+    wide: bool = False
+
+
+FIGURES: tuple[Shown, ...] = (
+    Shown("jsd", "fid.marg.jsd", "JSD ↓", 4),
+    Shown("corr_rmse", "fid.dep.corr_rmse", "corr. RMSE ↓", 4),
+    Shown("detect_auc", "fid.joint.detect_auc", "detect AUC →½", 3),
+    Shown("apd", "ehr.prev.apd", "APD ×1000 ↓", 2, wide=True),
+    Shown("abundance", "ehr.abundance", "codes a row ↓", 3, wide=True),
+    Shown("utility_ratio", "util.ratio", "utility ratio ↑", 2, of_task=True),
+    Shown("tstr", "util.tstr_auroc", "TSTR ↑", 3, of_task=True),
+    Shown("calibration", "util.calibration_slope", "calibration →1", 2, of_task=True, wide=True),
+    Shown("signs", "util.inference.sign_agreement", "signs kept ↑", 2, wide=True),
+    Shown("mia_auc", "priv.mia.max_auc", "MIA AUC →½", 3),
+    Shown("tpr_at_1pct_fpr", "priv.mia.tpr_at_1pct_fpr", "TPR at 1 % FPR ↓", 1, percent=True),
+    Shown("aia_excess", "priv.aia.excess", "AIA excess ↓", 3),
+    Shown("identity", "priv.identity_disclosure", "identity ↓", 3),
+    Shown("auroc_gap", "fair.delta_auroc_gap", "gap added ↓", 3),
+    Shown("ldss", "fair.ldss", "group shift ↓", 2, wide=True),
+)
+_NAMES = ("generator", "status", "verdict", "tier")
+COLUMNS: list[str] = [*_NAMES, *(f.heading for f in FIGURES if not f.wide), "exact copies ↓", "fit s"]
+"""Headings of the narrow table."""
+WIDE_COLUMNS: list[str] = [*_NAMES, *(f.heading for f in FIGURES), "exact copies ↓", "ε", "sd over seeds", "fit s"]
+"""Headings of the table with everything."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +82,7 @@ class Entry:
         results: What `run_evaluation` gave.
         verdict: What `judge` gave.
         fit_seconds: Wall time of the training (all seeds).
+        epsilon: What the training spends, if it is differentially private.
     """
 
     status: Status = "ok"
@@ -62,6 +90,7 @@ class Entry:
     results: Sequence[MetricResult] = field(default_factory=tuple)
     verdict: Verdict | None = None
     fit_seconds: float | None = None
+    epsilon: float | None = None
 
 
 def leaderboard(entries: Mapping[str, Entry], references: Mapping[str, Sequence[MetricResult]]) -> list[dict[str, Any]]:
@@ -70,7 +99,7 @@ def leaderboard(entries: Mapping[str, Entry], references: Mapping[str, Sequence[
     order = {"pass": 0, "underpowered": 1, "fail": 2, "": 3}
     shown: list[dict[str, Any]] = []
     for verdict in order:
-        shown += _layers([r for r in judged if r["verdict"] == verdict])
+        shown += _layers([r for r in judged if r["verdict"] == verdict], entries)
     for name, entry in sorted(entries.items()):
         if entry.status != "ok":
             shown.append(_row(name, entry))
@@ -81,30 +110,29 @@ def leaderboard(entries: Mapping[str, Entry], references: Mapping[str, Sequence[
     return shown
 
 
-def cells(row: Mapping[str, Any]) -> list[str]:
-    """The texts of a row's cells, in the order of `COLUMNS`."""
+def cells(row: Mapping[str, Any], *, wide: bool = False) -> list[str]:
+    """The texts of a row's cells, in the order of `COLUMNS`, or of `WIDE_COLUMNS`."""
     status = row["status"] + (f": {row['reason']}" if row["reason"] else "")
+    shown = [f for f in FIGURES if wide or not f.wide]
     if row["status"] not in ("ok", "reference"):
-        return [row["generator"], status, *[""] * (len(COLUMNS) - 3), _seconds(row["fit_seconds"])]
+        empty = len(shown) + (5 if wide else 3) - 1
+        return [row["generator"], status, *[""] * (empty + 1), _seconds(row["fit_seconds"])]
+    copies = "—" if row["exact_copies"] is None else f"{max(row['exact_copies'], 0.0):.0f}"
+    more = [_plain(row["epsilon"], 2), _plain(row["stability"], 4)] if wide else []
     return [
         row["generator"],
         status,
         row["verdict"] or "—",
         row["tier"] or "—",
-        _shown(row["jsd"], 4),
-        _shown(row["corr_rmse"], 4),
-        _shown(row["detect_auc"], 3),
-        _shown(row["utility_ratio"], 2),
-        _shown(row["tstr"], 3),
-        _shown(row["mia_auc"], 3),
-        _shown(row["tpr_at_1pct_fpr"], 1, percent=True),
-        "—" if row["exact_copies"] is None else f"{max(row['exact_copies'], 0.0):.0f}",
+        *(_shown(row[f.key], f.digits, percent=f.percent) for f in shown),
+        copies,
+        *more,
         _seconds(row["fit_seconds"]),
     ]
 
 
 def to_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows as a Markdown table."""
+    """The rows as a Markdown table with the narrow columns."""
     lines = ["| " + " | ".join(COLUMNS) + " |", "| " + " | ".join("---" for _ in COLUMNS) + " |"]
     lines += ["| " + " | ".join(c.replace("|", "\\|").replace("\n", " ") for c in cells(row)) + " |" for row in rows]
     return "\n".join(lines) + "\n"
@@ -127,14 +155,25 @@ def _row(name: str, entry: Entry) -> dict[str, Any]:
         "seeds": len({r.replicate for r in entry.results if r.replicate >= 0}),
         "layer": None,
         "tier": "",
-        **{name: _figure(headline(entry.results, metric)) for name, metric in FIGURES.items()},
+        **{f.key: _figure(_row_of(entry.results, f, worst)) for f in FIGURES},
         "dependence_score": getattr(headline(entry.results, "fid.dep.corr_rmse"), "score", None),
         "task": worst,
-        "utility_ratio": _figure(headline(entry.results, "util.ratio", key1=worst)) if worst else None,
-        "tstr": _figure(headline(entry.results, "util.tstr_auroc", key1=worst)) if worst else None,
         "exact_copies": max(copies) if copies else None,
+        "epsilon": entry.epsilon,
+        "stability": _stability(entry.results, worst),
         "fit_seconds": entry.fit_seconds,
     }
+
+
+def _row_of(results: Sequence[MetricResult], shown: Shown, task: str) -> MetricResult | None:
+    return headline(results, shown.metric, key1=task if shown.of_task else "") if task or not shown.of_task else None
+
+
+def _stability(results: Sequence[MetricResult], task: str) -> float | None:
+    """Standard deviation over seeds of the skill on the worst task, or without one of the correlation error."""
+    rows = replicates(results, "util.tstr_auroc", key1=task) if task else replicates(results, "fid.dep.corr_rmse")
+    values = [r.value for r in rows if r.value is not None]
+    return stdev(values) if len(values) > 1 else None
 
 
 def _worst_task(results: Sequence[MetricResult]) -> str:
@@ -146,60 +185,72 @@ def _worst_task(results: Sequence[MetricResult]) -> str:
 
 
 def _figure(row: MetricResult | None) -> dict[str, float | str | None] | None:
-    return None if row is None else {"value": row.value, "lo": row.ci_lo, "hi": row.ci_hi, "note": row.note}
+    if row is None or row.status == "not_applicable":
+        return None
+    return {"value": row.value, "lo": row.ci_lo, "hi": row.ci_hi, "score": row.score, "note": row.note}
 
 
-def _layers(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class _Standing:
+    """Who is certainly better than whom, on each axis: utility (dependence kept without a task) and privacy risk."""
+
+    utility: set[tuple[str, str]]
+    risk: set[tuple[str, str]]
+    value: Mapping[str, float]
+
+    def dominates(self, a: str, b: str) -> bool:
+        """Is `a` certainly better on one axis, and not certainly worse on the other?"""
+        better = (a, b) in self.utility or (b, a) in self.risk
+        return better and (b, a) not in self.utility and (a, b) not in self.risk
+
+    def apart(self, a: str, b: str) -> bool:
+        """Do they certainly differ on an axis?"""
+        return bool({(a, b), (b, a)} & (self.utility | self.risk))
+
+
+def _standing(entries: Mapping[str, Entry]) -> _Standing:
+    """Pairwise comparisons of the generators; one that lacks a figure stands at the end of its axis."""
+    utility, risk = {}, {}
+    tasks = [task for task in (_worst_task(e.results) for e in entries.values()) if task]
+    task = min(tasks, key=lambda t: (-tasks.count(t), t)) if tasks else ""
+    for name, entry in entries.items():
+        row = headline(entry.results, "util.ratio", key1=task) if task else headline(entry.results, "fid.dep.corr_rmse")
+        utility[name] = _measured(row, sign=1 if task else -1, missing=-2.0)
+        risk[name] = _measured(headline(entry.results, "priv.mia.max_auc"), sign=1, missing=1.0)
+    value = {name: m.value for name, m in utility.items()}
+    return _Standing(certainly_more(utility), certainly_more(risk), value)
+
+
+def _measured(row: MetricResult | None, *, sign: int, missing: float) -> Measured:
+    if row is None or row.value is None:
+        return Measured(missing)
+    draws = None if row.draws is None else [sign * x for x in row.draws]
+    return Measured(sign * row.value, row.se or 0.0, draws)
+
+
+def _layers(rows: list[dict[str, Any]], entries: Mapping[str, Entry]) -> list[dict[str, Any]]:
     """Rows of one verdict with their Pareto layer and badge (layer and letter), best layer first."""
+    stands = _standing({r["key"]: entries[r["key"]] for r in rows})
     left, layer, found = list(rows), 0, []
     while left:
         layer += 1
-        front = [r for r in left if not any(_dominates(o, r) for o in left)] or left
+        front = [r for r in left if not any(stands.dominates(o["key"], r["key"]) for o in left)] or left
         left = [r for r in left if r not in front]
-        for letter, group in enumerate(_tied(front)):
+        for letter, group in enumerate(_tied(front, stands)):
             for row in group:
                 badge = f"{layer}{chr(ord('a') + letter % 26)}" if len(front) > 1 else str(layer)
                 found.append({**row, "layer": layer, "tier": badge})
     return found
 
 
-def _axes(row: Mapping[str, Any]) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """(value, low, high) of utility (dependence kept where there is no task) and of privacy risk; both higher = more."""
-
-    def span(figure: Mapping[str, Any] | None, missing: float) -> tuple[float, float, float]:
-        if figure is None or figure["value"] is None:
-            return missing, missing, missing
-        value = figure["value"]
-        return value, value if figure["lo"] is None else figure["lo"], value if figure["hi"] is None else figure["hi"]
-
-    if row["utility_ratio"] is not None:
-        utility = span(row["utility_ratio"], -1.0)
-    else:
-        error = span(row["corr_rmse"], 2.0)
-        utility = -error[0], -error[2], -error[1]
-    return utility, span(row["mia_auc"], 1.0)
-
-
-def _dominates(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
-    """Is `a` better on one axis beyond the intervals, and not worse beyond them on the other?"""
-    (use_a, risk_a), (use_b, risk_b) = _axes(a), _axes(b)
-    better_use, worse_use = use_a[1] > use_b[2], use_a[2] < use_b[1]
-    better_risk, worse_risk = risk_a[2] < risk_b[1], risk_a[1] > risk_b[2]
-    return (better_use and not worse_risk) or (better_risk and not worse_use)
-
-
-def _tied(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """Groups of generators that overlap on both axes with one of the group; best utility first."""
+def _tied(rows: list[dict[str, Any]], stands: _Standing) -> list[list[dict[str, Any]]]:
+    """Groups of generators that cannot be told from one of the group on either axis; best utility first."""
     groups: list[list[dict[str, Any]]] = []
-    for row in sorted(rows, key=lambda r: (-_axes(r)[0][0], r["generator"])):
-        touching = [g for g in groups if any(_overlap(row, other) for other in g)]
+    for row in sorted(rows, key=lambda r: (-stands.value[r["key"]], r["key"])):
+        touching = [g for g in groups if any(not stands.apart(row["key"], other["key"]) for other in g)]
         merged = [r for g in touching for r in g] + [row]
         groups = [g for g in groups if g not in touching] + [merged]
-    return sorted(groups, key=lambda g: -max(_axes(r)[0][0] for r in g))
-
-
-def _overlap(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
-    return all(x[1] <= y[2] and y[1] <= x[2] for x, y in zip(_axes(a), _axes(b), strict=True))
+    return sorted(groups, key=lambda g: -max(stands.value[r["key"]] for r in g))
 
 
 def _shown(figure: Mapping[str, Any] | None, digits: int, *, percent: bool = False) -> str:
@@ -213,6 +264,10 @@ def _shown(figure: Mapping[str, Any] | None, digits: int, *, percent: bool = Fal
     if figure["lo"] is not None and figure["hi"] is not None:
         text += f" ± {factor * (figure['hi'] - figure['lo']) / 2:.{digits}f}"
     return text + unit
+
+
+def _plain(value: float | None, digits: int) -> str:
+    return "—" if value is None else f"{value:.{digits}f}"
 
 
 def _seconds(value: float | None) -> str:

@@ -21,7 +21,7 @@ from pipeline.evaluation.protocol import (
     references_table,
     run_evaluation,
 )
-from pipeline.evaluation.results import draws_table, results_from_table, results_table
+from pipeline.evaluation.results import draws_table, results_from_table, results_table, with_draws
 from pipeline.release.gate import Claim, Verdict, judge, with_verdict
 from pipeline.store.hashing import canonical_json, sha256_json
 from pipeline.workflow.record import Record
@@ -45,6 +45,7 @@ HOLDOUT_ACCESS = "holdout_access"
 RELEASE_STREAM = "release"
 """First part of the journal streams `release/<cohort>`: verdicts, and what people decided about them."""
 REPORT = "report.html"
+BOARD = "leaderboard.html"
 FIGURES: tuple[str, ...] = (
     "schema.adherence",
     "fid.marg.jsd",
@@ -185,9 +186,22 @@ def leaderboard_step(
     if references is not None:
         inputs[references.label] = references.sha256
     rows = leaderboard(entries, found)
+    _board_page(lake, cell, rows, inputs, run_id)
     with lake.tables.draft("leaderboard", cell.partition) as draft:
         draft.add_table("data", leaderboard_table(rows))
         return draft.commit(inputs=inputs, info={"generators": sorted(generators)}, run_id=run_id), rows
+
+
+def _board_page(
+    lake: Lake, cell: Cell, rows: Sequence[Mapping[str, Any]], inputs: Mapping[str, str], run_id: str
+) -> None:
+    """Write the leaderboard's page into the store of reports."""
+    from pipeline.evaluation.report.leaderboard_page import leaderboard_html
+
+    with lake.reports.draft("leaderboard", cell.partition) as draft:
+        page = leaderboard_html(rows, title=f"{cell.cohort}, {cell.month[:7]}")
+        draft.file(BOARD).write_text(page, encoding="utf-8")
+        draft.commit(inputs=inputs, run_id=run_id)
 
 
 def _entry(lake: Lake, cell: Cell, generator: str, version: Version | None) -> Entry:
@@ -199,12 +213,17 @@ def _entry(lake: Lake, cell: Cell, generator: str, version: Version | None) -> E
         return Entry("failed", "The evaluation belongs to rows that have been replaced since; run it again.")
     if not record.ok:
         return Entry(record.status, record.reason)
-    return Entry(results=results_of(lake, version), verdict=verdict_of(lake, version))
+    return Entry(results=compared_results(lake, version), verdict=verdict_of(lake, version))
 
 
 def results_of(lake: Lake, evaluation: Version) -> list[MetricResult]:
     """The results of a stored evaluation."""
     return results_from_table(lake.tables.read(evaluation))
+
+
+def compared_results(lake: Lake, evaluation: Version) -> list[MetricResult]:
+    """The same with the bootstrap draws that comparisons between generators need."""
+    return with_draws(results_of(lake, evaluation), lake.tables.read(evaluation, "draws"))
 
 
 def verdict_of(lake: Lake, evaluation: Version) -> Verdict:
@@ -216,13 +235,14 @@ def leaderboard_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     """The rows of a leaderboard as an Arrow table of a fixed schema (an empty column keeps its type)."""
     import pyarrow as pa
 
-    figure = pa.struct([("value", pa.float64()), ("lo", pa.float64()), ("hi", pa.float64()), ("note", pa.string())])
+    numbers = [(name, pa.float64()) for name in ("value", "lo", "hi", "score")]
+    figure = pa.struct([*numbers, ("note", pa.string())])
     types: dict[str, pa.DataType] = {
         "reference": pa.bool_(),
         "why": pa.list_(pa.string()),
         "seeds": pa.int64(),
         "layer": pa.int64(),
-        **dict.fromkeys(("dependence_score", "exact_copies", "fit_seconds"), pa.float64()),
+        **dict.fromkeys(("dependence_score", "exact_copies", "epsilon", "stability", "fit_seconds"), pa.float64()),
         **dict.fromkeys(("generator", "key", "status", "reason", "verdict", "tier", "task"), pa.string()),
     }
     names = list(rows[0]) if rows else ["generator", "key", "status", "reason", "verdict"]

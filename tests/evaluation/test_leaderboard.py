@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from pipeline.evaluation.leaderboard import COLUMNS, Entry, cells, leaderboard, to_markdown
 from pipeline.evaluation.registry import find_metric
+from pipeline.evaluation.report.leaderboard_page import leaderboard_html
 from pipeline.evaluation.results import MetricResult
 from pipeline.release.gate import Verdict
 
@@ -83,3 +84,22 @@ def test_markdown_has_one_line_a_row() -> None:
     lines = to_markdown(rows).strip().split("\n")
     assert len(lines) == 2 + len(rows)
     assert all(line.replace("\\|", "").count("|") == len(COLUMNS) + 1 for line in lines)
+
+
+def test_the_page_stands_alone_and_has_every_row() -> None:
+    rows = leaderboard(ENTRIES, {"ref_fresh": figures(1.0, 0.5), "ref_train": figures(1.0, 1.0)})
+    page = leaderboard_html(rows, title="support <2026-10>")
+    assert page == leaderboard_html(rows, title="support <2026-10>")
+    assert "support &lt;2026-10&gt;" in page
+    assert "src=" not in page
+    assert "http" not in page.replace("http-equiv", "")
+    for row in rows:
+        assert f'<th scope="row">{row["generator"]}</th>' in page
+    line = page.index('class="line"')
+    assert page.index('<th scope="row">unsure</th>') < line < page.index('<th scope="row">broken</th>')
+    assert page.count("<title>") == 1 + 7, "a mark for each of seven rows with both figures"
+
+
+def test_the_page_without_figures() -> None:
+    page = leaderboard_html(leaderboard({"crashed": ENTRIES["crashed"]}, {}), title="x")
+    assert "No generator has both figures." in page
