@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from good_figures import GOOD
 
 from pipeline.evaluation.protocol import Evaluation
 from pipeline.evaluation.registry import find_metric
@@ -36,18 +37,6 @@ if TYPE_CHECKING:
 MONTH = "2026-10-01"
 COHORT = "Ward"
 COMPUTE = Compute(device="cpu")
-GOOD: dict[str, tuple[float, float]] = {
-    "schema.adherence": (1.0, 0.0),
-    "fid.marg.jsd": (0.01, 0.001),
-    "fid.marg.variance_collapse": (0.0, 0.0),
-    "fid.dep.corr_rmse": (0.045, 0.003),
-    "fid.joint.detect_auc": (0.7, 0.01),
-    "fid.joint.detect_copy_alarm": (0.68, 0.01),
-    "priv.exact_unique": (0.0, 0.0),
-    "priv.exact_p": (1.0, 0.0),
-    "priv.mia.max_auc": (0.51, 0.008),
-    "priv.mia.tpr_at_1pct_fpr": (0.013, 0.002),
-}
 
 
 def figure(metric: str, value: float, se: float, replicate: int = -1) -> MetricResult:
@@ -67,6 +56,8 @@ def figures(**changed: float) -> list[MetricResult]:
 REFERENCES = {
     "ref_fresh": [figure("fid.dep.corr_rmse", 0.042, 0.003), figure("priv.mia.max_auc", 0.505, 0.008)],
     "ref_marginal": [figure("fid.dep.corr_rmse", 0.097, 0.003)],
+    "ref_train": [figure("priv.mia.max_auc", 0.99, 0.002)],
+    "ref_mode": [figure("fid.dep.corr_rmse", 0.2, 0.003)],
 }
 
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from pipeline.errors import ConfigError, NotFoundError, nearest
 from pipeline.features.block_spec import BlockSpec, MappingSpec, check_blocks
+from pipeline.features.card_spec import CardSpec
 from pipeline.features.evaluation_spec import EvaluationSpec, GateSpec, TaskSpec
 from pipeline.features.schema import Column, DType, Kind, Level, Resolution, Role
 from pipeline.features.source import SourceSpec
@@ -128,6 +129,9 @@ class CohortSpec(BaseModel):
     release: ReleaseSpec = Field(default_factory=ReleaseSpec, description="The candidate fixed before evaluation.")
     privacy: PrivacyPolicy = Field(
         default_factory=PrivacyPolicy, description="Differential privacy asked of trainings, and the cohort's budget."
+    )
+    card: CardSpec = Field(
+        default_factory=CardSpec, description="What people say of the cohort on the cards that go with its releases."
     )
     schedule: ScheduleSpec = Field(default_factory=ScheduleSpec, description="What the monthly schedule does with it.")
     folder: Path = Field(default=Path(), exclude=True, description="Folder of the YAML; set on loading.")

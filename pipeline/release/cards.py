@@ -9,17 +9,21 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from pipeline.features.card_spec import TO_BE_SAID
+from pipeline.release.markdown import bullets, figures, settings, spend, table
 from pipeline.store.hashing import canonical_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from pipeline.features.card_spec import CardSpec
     from pipeline.features.cohort import Cohort
     from pipeline.features.schema import Column
+    from pipeline.release.evidence import Evidence
     from pipeline.release.gate import Rule, Verdict
     from pipeline.release.signoff import Decision, Waiver
 
-CARD_FORMAT = 1
+CARD_FORMAT = 2
 NOTES: tuple[str, ...] = (
     "Every row is made up by a generator that was trained on real rows; no row is a person.",
     "The figures below say how far the rows keep what they were judged on; what was not judged may be wrong.",
@@ -71,6 +75,8 @@ def release_card(
     rows: Cohort,
     provenance: Provenance,
     sanction: Sanction,
+    said: CardSpec,
+    measured: Evidence,
 ) -> dict[str, Any]:
     """The content of a card, JSON-able.
 
@@ -82,6 +88,8 @@ def release_card(
         rows: The rows that leave, with their schema.
         provenance: How they came about.
         sanction: Why they may leave.
+        said: What people say of the cohort.
+        measured: What the evaluation gives.
     """
     waived = {w.rule: w for w in sanction.waivers}
     return {
@@ -107,6 +115,9 @@ def release_card(
         "waivers": [_said(w) | {"rule": w.rule, "until": w.until} for w in sanction.waivers],
         "signatures": [_said(s) for s in sanction.signatures],
         "notes": list(NOTES),
+        "statement": {**said.model_dump(mode="json"), "lacking": said.lacking()},
+        "review_by": _months_after(month, said.review_months),
+        "evidence": measured.to_dict(),
     }
 
 
@@ -123,27 +134,29 @@ def card_markdown(card: Mapping[str, Any]) -> str:
         "",
         *(f"> {note}" for note in card["notes"]),
         "",
-        *_table(
+        *table(
             ("what", "value"),
             [
                 ("release", card["release_id"]),
                 ("month", card["month"]),
                 ("rows", f"{card['rows']:,}, one {card['unit']} each"),
                 ("generator", f"{made['generator']}, replicate 0 of {made['replicates']}"),
-                ("settings", _settings(made["settings"])),
-                ("changed in the launchpad", _settings(made["overrides"]) if made["overrides"] else "nothing"),
-                ("privacy spent on this model", _spend(made["privacy"])),
-                ("privacy spent on the cohort", _spend(made["cohort_privacy"])),
+                ("settings", settings(made["settings"])),
+                ("changed in the launchpad", settings(made["overrides"]) if made["overrides"] else "nothing"),
+                ("privacy spent on this model", spend(made["privacy"])),
+                ("privacy spent on the cohort", spend(made["cohort_privacy"])),
                 ("seal", f"`{card['seal']}`"),
+                ("to be reviewed by", card["review_by"]),
                 ("made by", f"CohortLoom {made['software']}"),
             ],
         ),
+        *_statement(card["statement"]),
         "## Verdict",
         "",
         f"**{card['verdict']['status']}** over {card['verdict']['seeds']} trained "
         f"{'seed' if card['verdict']['seeds'] == 1 else 'seeds'}{_waived(card)}.",
         "",
-        *_table(
+        *table(
             ("rule", "status", "in words"),
             [(r["name"], "waived" if r["waived"] else r["status"], r["words"]) for r in card["verdict"]["rules"]],
         ),
@@ -153,7 +166,7 @@ def card_markdown(card: Mapping[str, Any]) -> str:
     ]
     if card["columns"]:
         lines += ["## Columns", ""]
-        lines += _table(
+        lines += table(
             ("column", "kind", "role", "unit", "missing", "description"),
             [
                 (c["name"], c["kind"], c["role"], c["unit"] or "", f"{100 * c['missing']:.1f} %", c["description"])
@@ -162,11 +175,12 @@ def card_markdown(card: Mapping[str, Any]) -> str:
         )
     if card["blocks"]:
         lines += ["## Code blocks", ""]
-        lines += _table(
+        lines += table(
             ("block", "kind", "codes", "description"),
             [(b["name"], b["kind"], f"{b['codes']:,}", b["description"]) for b in card["blocks"]],
         )
-    lines += ["## Made from", "", *_table(("artefact", "sha256"), sorted(made["versions"].items()))]
+    lines += _evidence(card["evidence"])
+    lines += ["## Made from", "", *table(("artefact", "sha256"), sorted(made["versions"].items()))]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -197,6 +211,43 @@ def _column(column: Column, rows: Cohort) -> dict[str, Any]:
     }
 
 
+def _statement(said: Mapping[str, Any]) -> list[str]:
+    """The human part; what nobody filled in is said to be lacking."""
+    names = ("population", "terms", "licence", "contact", "citation")
+    lines = ["## What people say of it", ""]
+    lines += table(("question", "answer"), [(_QUESTIONS[name], said[name] or f"**{TO_BE_SAID}**") for name in names])
+    lines += ["Made for:", "", *bullets(said["intended_uses"], f"**{TO_BE_SAID}**")]
+    return [*lines, "Not to be used for:", "", *bullets(said["forbidden_uses"], f"**{TO_BE_SAID}**")]
+
+
+_QUESTIONS = {
+    "population": "who the real people are",
+    "terms": "consent and terms of the source",
+    "licence": "licence of these rows",
+    "contact": "contact",
+    "citation": "citation",
+}
+
+
+def _evidence(measured: Mapping[str, Any]) -> list[str]:
+    """Known distortions, then every headline figure beside the reference rows."""
+    lines = ["## Known distortions", ""]
+    for what, unit in (("columns", "bits of divergence above noise"), ("pairs", "difference"), ("groups", "log odds")):
+        found = measured["distortions"][what]
+        words = ", ".join(f"{d['name']} ({d['value']:.3g})" for d in found) or "none measured"
+        lines.append(f"- Worst {what} ({unit}): {words}")
+    lines += ["", "## Figures", "", *figures(measured["figures"])]
+    if measured["unsettled"]:
+        lines += ["Not settled:", "", *bullets([f"{u['figure']}: {u['why']}" for u in measured["unsettled"]], "")]
+    return lines
+
+
+def _months_after(month: str, months: int) -> str:
+    """YYYY-MM so many months later."""
+    year, number = divmod(int(month[:4]) * 12 + int(month[5:7]) - 1 + months, 12)
+    return f"{year:04d}-{number + 1:02d}"
+
+
 def _said(decision: Decision) -> dict[str, str]:
     """Who, in which role, when and why; the operating system's user stays in the house."""
     return {"role": decision.role, "name": decision.name, "at": decision.at, "words": decision.words}
@@ -212,35 +263,10 @@ def _signed(card: Mapping[str, Any]) -> list[str]:
     lines = []
     if card["signatures"]:
         rows = [(s["role"], s["name"], s["at"][:16].replace("T", " "), s["words"]) for s in card["signatures"]]
-        lines += _table(("role", "name", "signed (UTC)", "comment"), rows)
+        lines += table(("role", "name", "signed (UTC)", "comment"), rows)
     else:
         lines += ["Nobody: the cohort is released by its gate alone (`mode: auto`).", ""]
     if card["waivers"]:
         rows = [(w["rule"], w["until"], f"{w['name']} ({w['role']})", w["words"]) for w in card["waivers"]]
-        lines += ["Waived:", "", *_table(("rule", "until", "by", "reason"), rows)]
+        lines += ["Waived:", "", *table(("rule", "until", "by", "reason"), rows)]
     return lines
-
-
-def _settings(settings: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}={settings[name]}" for name in sorted(settings)) or "the defaults"
-
-
-def _spend(spend: Mapping[str, Any]) -> str:
-    """Epsilon and delta in words; a training that is not private has spent without limit."""
-    if not spend:
-        return "not in the ledger"
-    if spend["epsilon"] == "inf":
-        text = "epsilon = inf (not differentially private)"
-    else:
-        text = f"epsilon = {spend['epsilon']:.4g}, delta = {spend['delta']:.2g}"
-    return f"{text}, of {_spend(spend['budget'])} allowed" if spend.get("budget") else text
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
-    """A markdown table and an empty line after it."""
-    lines = [columns, ["---"] * len(columns), *rows]
-    return [*(f"| {' | '.join(_cell(value) for value in line)} |" for line in lines), ""]
-
-
-def _cell(value: Any) -> str:
-    return str(value).replace("|", "\\|").replace("\n", " ")

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from pipeline.evaluation.leaderboard import Entry, leaderboard
 from pipeline.evaluation.plan import EvaluationPlan
 from pipeline.evaluation.protocol import (
-    Evaluation,
     Parts,
     evaluate_references,
     references_from_table,
@@ -25,6 +24,7 @@ from pipeline.evaluation.results import draws_table, results_from_table, results
 from pipeline.release.gate import Claim, Verdict, judge, with_verdict
 from pipeline.store.hashing import canonical_json, sha256_json
 from pipeline.workflow.record import Record
+from pipeline.workflow.reports import REPORT, publish_reports
 from pipeline.workflow.settings import judging_settings, release_settings
 from pipeline.workflow.training import attempted, carried, read_whole, synthetic_replicates
 
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from pipeline.evaluation.results import MetricResult
-    from pipeline.features.cohort import Cohort
     from pipeline.features.spec import CohortSpec
     from pipeline.store.lake import Lake, Version
     from pipeline.workflow.cell import Cell
@@ -44,8 +43,9 @@ HOLDOUT_ACCESS = "holdout_access"
 """Journal stream: who looked at the holdout rows of which cohort-month, for which synthetic rows."""
 RELEASE_STREAM = "release"
 """First part of the journal streams `release/<cohort>`: verdicts, and what people decided about them."""
-REPORT = "report.html"
 BOARD = "leaderboard.html"
+DETAILS = "details.json"
+"""Aggregates for the figures of a public report: what a release draws it from again, with its waivers."""
 FIGURES: tuple[str, ...] = (
     "schema.adherence",
     "fid.marg.jsd",
@@ -122,7 +122,7 @@ def evaluate_step(lake: Lake, cell: Cell, generator: str, *, run_id: str = "") -
     parts = Parts.of(cohort)
     replicates = synthetic_replicates(lake, synthetic)
     found = references_from_table(lake.tables.read(references))
-    _note_access(lake, cell, generator, synthetic)
+    accesses = _note_access(lake, cell, generator, synthetic)
     plan = EvaluationPlan.of(cell.spec)
     record, evaluation = attempted(lake, lambda: run_evaluation(parts, replicates, plan, references=found))
     if evaluation is None:
@@ -130,10 +130,14 @@ def evaluate_step(lake: Lake, cell: Cell, generator: str, *, run_id: str = "") -
     # Judged as it is stored, so that whoever judges the stored results again gets the same verdict.
     stored = results_from_table(results_table(evaluation.results))
     verdict = judge(stored, cell.spec.gate, plan, references=found, claim=claim_of(cell.spec, generator, features))
-    report = _report(lake, cell, generator, cohort, evaluation, found, verdict, inputs, run_id)
+    report = publish_reports(
+        lake, cell, model, cohort, evaluation, found, verdict, inputs=inputs, accesses=accesses, run_id=run_id
+    )
     with lake.tables.draft(f"evaluation/{generator}", cell.partition) as draft:
         draft.add_table("data", results_table(with_verdict(evaluation.results, verdict)))
         draft.add_table("draws", draws_table(evaluation.results))
+        aggregates = {name: value for name, value in evaluation.details.items() if name != "internal"}
+        draft.file(DETAILS).write_text(canonical_json(aggregates) + "\n", encoding="utf-8")
         content = {**verdict.to_dict(), "bound": bound(cell.spec, synthetic, features, references, model)}
         draft.file("verdict.json").write_text(canonical_json(content) + "\n", encoding="utf-8")
         info |= {**record.to_info(), "verdict": verdict.status}
@@ -257,10 +261,16 @@ def headlines(results: Sequence[MetricResult]) -> dict[str, float]:
     return {**{name: whole[name] for name in FIGURES if name in whole}, **tasks}
 
 
-def _note_access(lake: Lake, cell: Cell, generator: str, synthetic: Version) -> None:
-    """Enter in the journal that the holdout is looked at; the same rows looked at again are no new access."""
-    entry = {**cell.partition, "generator": generator, "sha256": synthetic.sha256}
-    _append_once(lake, HOLDOUT_ACCESS, entry)
+def _note_access(lake: Lake, cell: Cell, generator: str, synthetic: Version) -> int:
+    """Enter in the journal that the holdout is looked at; the same rows looked at again are no new access.
+
+    Gives how many different rows of this generator were held against this holdout up to these: a number that stays
+    the same whenever these rows are judged again.
+    """
+    who = {**cell.partition, "generator": generator}
+    _append_once(lake, HOLDOUT_ACCESS, {**who, "sha256": synthetic.sha256})
+    own = [entry["sha256"] for entry in lake.journal.entries(HOLDOUT_ACCESS) if who.items() <= entry.items()]
+    return own.index(synthetic.sha256) + 1
 
 
 def _note_verdict(lake: Lake, cell: Cell, generator: str, evaluation: Version, synthetic: Version) -> None:
@@ -280,44 +290,6 @@ def _append_once(lake: Lake, stream: str, entry: Mapping[str, Any]) -> None:
     lake.journal.transact(
         stream, lambda entries: None if any(entry.items() <= known.items() for known in entries) else entry
     )
-
-
-def _report(
-    lake: Lake,
-    cell: Cell,
-    generator: str,
-    cohort: Cohort,
-    evaluation: Evaluation,
-    references: Mapping[str, Sequence[MetricResult]],
-    verdict: Verdict,
-    inputs: Mapping[str, str],
-    run_id: str,
-) -> Path:
-    """Write the HTML report into the store of reports; gives where it lies."""
-    from pipeline.evaluation.report import write_report
-
-    facts = {
-        "cohort": cell.spec.title or cell.cohort,
-        "month": cell.month[:7],
-        "generator": generator,
-        "one row": cohort.schema.unit,
-        "real rows": f"{cohort.n_rows:,}",
-        "real subjects": f"{cohort.n_subjects:,}",
-        **{label.partition("/cohort=")[0]: sha256[:12] for label, sha256 in inputs.items()},
-    }
-    asset = f"evaluation/{generator}"
-    with lake.reports.draft(asset, cell.partition) as draft:
-        write_report(
-            draft.file(REPORT),
-            title=f"{cell.cohort}: {generator}",
-            facts=facts,
-            results=evaluation.results,
-            references=references,
-            verdict=verdict,
-            details=evaluation.details,
-        )
-        version = draft.commit(inputs=inputs, info={"generator": generator, "verdict": verdict.status}, run_id=run_id)
-    return lake.reports.path(version, REPORT)
 
 
 def _unjudged(

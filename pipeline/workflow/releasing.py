@@ -11,7 +11,6 @@ read is in `candidate.py`, how decisions are counted in `release/signoff.py`.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version as installed
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -20,8 +19,7 @@ from pipeline.errors import StoreError
 from pipeline.features.stored import read_beside
 from pipeline.privacy.composition import NOTHING, Loss
 from pipeline.privacy.ledger import Ledger
-from pipeline.release.cards import Provenance, Sanction, card_json, card_markdown, release_card
-from pipeline.release.payload import released_rows, write_checksums, write_rows
+from pipeline.release.payload import released_rows
 from pipeline.release.signoff import (
     Decision,
     Decisions,
@@ -30,6 +28,7 @@ from pipeline.release.signoff import (
     issues,
     next_release_id,
 )
+from pipeline.workflow.bundle import CARD_JSON, bundle_cards, write_bundle
 from pipeline.workflow.candidate import Candidate, NoCandidate, read_candidate
 from pipeline.workflow.released import (
     ASSET,
@@ -52,7 +51,6 @@ if TYPE_CHECKING:
     from pipeline.store.lake import Lake, Version
     from pipeline.workflow.cell import Cell
 
-CARD_JSON, CARD_MD = "card.json", "card.md"
 State = Literal["missing", "withheld", "rejected", "awaiting_signature", "passed", "published", "withdrawn"]
 
 
@@ -225,19 +223,16 @@ def _payload_for(lake: Lake, cell: Cell, found: Candidate, state: ReleaseState, 
     """The payload; not published before the journal says so. One that a killed run left is taken as it is."""
     release_id = next_release_id(lake.journal.entries(stream(cell.cohort)), cell.cohort, cell.month)
     rows = released_rows(_replicate(lake, found), cell.spec.release.rows)
-    card = _card(cell, found, state, release_id, rows)
+    texts = bundle_cards(lake, cell, found, state, release_id, rows)
     left = lake.tables.current(ASSET, cell.partition)
     if left is not None and (left.info["seal"], left.info["release_id"]) == (found.seal, release_id):
         lake.tables.verify(left)
-        if lake.tables.path(left, CARD_JSON).read_text(encoding="utf-8") == card_json(card):
+        if lake.tables.path(left, CARD_JSON).read_text(encoding="utf-8") == texts[CARD_JSON]:
             return left
     inputs = {v.label: v.sha256 for v in (found.synthetic, found.evaluation)}
     facts = {"seal": found.seal, "release_id": release_id, "generator": found.generator, "rows": rows.n_rows}
     with lake.tables.draft(ASSET, cell.partition) as draft:
-        names = write_rows(rows, cell.spec.release.formats, draft)
-        draft.file(CARD_JSON).write_text(card_json(card), encoding="utf-8")
-        draft.file(CARD_MD).write_text(card_markdown(card), encoding="utf-8")
-        write_checksums([*names, CARD_JSON, CARD_MD], draft)
+        write_bundle(cell, release_id, rows, texts, draft)
         return draft.commit(inputs=inputs, info={**facts, "status": "ok"}, run_id=run_id)
 
 
@@ -246,26 +241,6 @@ def _replicate(lake: Lake, found: Candidate) -> Cohort:
     whole = read_whole(lake, found.synthetic)
     beside = read_beside(lake.tables.path(found.synthetic, "subjects").parent)
     return whole.take(np.asarray(beside.column("_replicate").to_numpy()) == CANDIDATE)
-
-
-def _card(cell: Cell, found: Candidate, state: ReleaseState, release_id: str, rows: Cohort) -> dict[str, Any]:
-    budget = state.ledger.budget
-    spent: dict[str, Any] = {**state.ledger.cohort.to_json()}
-    if budget is not None:
-        spent["budget"] = Loss.asked(budget).to_json()
-    versions = (found.features, found.model, found.synthetic, found.evaluation)
-    provenance = Provenance(
-        generator=found.generator,
-        settings=found.settings,
-        overrides=found.overrides,
-        replicates=int(found.synthetic.info["replicates"]),
-        versions={v.asset: v.sha256 for v in versions},
-        privacy=state.ledger.model,
-        cohort_privacy=spent,
-        software=installed("cohortloom"),
-    )
-    sanction = Sanction(cell.spec.release.mode, found.verdict, state.signatures, state.waivers)
-    return release_card(release_id, cell.spec.title, cell.month, found.seal, rows, provenance, sanction)
 
 
 def _announce(lake: Lake, cell: Cell, found: Candidate, made: Version) -> None:

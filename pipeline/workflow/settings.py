@@ -58,8 +58,14 @@ def judging_settings(spec: CohortSpec, generator: str | None) -> dict[str, Any] 
 
 
 def release_settings(spec: CohortSpec) -> dict[str, Any]:
-    """What a release depends on, beside what was judged: thresholds, candidate, formats, mode and roles."""
-    return _plain({"gate": spec.gate.model_dump(mode="json"), "release": spec.release.model_dump(mode="json")})
+    """What a release depends on, beside what was judged: thresholds, candidate, formats, mode and roles, and what people say."""
+    return _plain(
+        {
+            "gate": spec.gate.model_dump(mode="json"),
+            "release": spec.release.model_dump(mode="json"),
+            "card": spec.card.model_dump(mode="json"),
+        }
+    )
 
 
 SETTINGS_OF = {"model": model_settings, "synthetic": drawing_settings, "evaluation": judging_settings}

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 
 import pytest
+from good_figures import GOOD, OF_TASKS
 
 from pipeline.evaluation.plan import EvaluationPlan
 from pipeline.evaluation.registry import find_metric
@@ -16,34 +17,6 @@ from pipeline.release.gate import Claim, Rule, Verdict, judge, with_verdict
 
 TASK = TaskSpec(name="death", label="died")
 PLAN = EvaluationPlan((TASK,))
-GOOD: dict[str, tuple[float, float]] = {
-    "schema.adherence": (1.0, 0.0),
-    "fid.marg.jsd": (0.01, 0.001),
-    "fid.marg.variance_collapse": (0.0, 0.0),
-    "fid.dep.corr_rmse": (0.045, 0.003),
-    "fid.joint.detect_auc": (0.7, 0.01),
-    "fid.joint.detect_copy_alarm": (0.68, 0.01),
-    "priv.exact_unique": (0.0, 0.0),
-    "priv.exact_p": (1.0, 0.0),
-    "priv.mia.max_auc": (0.51, 0.008),
-    "priv.mia.tpr_at_1pct_fpr": (0.013, 0.002),
-    "priv.mia.outlier_auc": (0.51, 0.02),
-    "priv.aia.excess": (0.0, 0.01),
-    "priv.tcap": (0.0, 0.01),
-    "priv.identity_disclosure": (0.03, 0.01),
-    "priv.nnaa_loss": (0.001, 0.01),
-    "priv.dcr_share": (0.5, 0.01),
-    "priv.rare_level": (0.0, 0.0),
-    "ehr.ckv": (0.0, 0.0005),
-    "ehr.code_freq.total_ratio": (1.01, 0.01),
-    "ehr.abundance": (0.02, 0.01),
-    "util.inference.sign_agreement": (1.0, 0.0),
-    "fair.absent": (0.0, 0.0),
-    "fair.ldss": (0.0, 0.0),
-    "fair.delta_auroc_gap": (0.0, 0.005),
-    "fair.worst_group": (0.97, 0.02),
-}
-OF_TASKS = {"util.ratio": (0.97, 0.02), "util.calibration_slope": (1.0, 0.05)}
 
 
 def row(metric: str, value: float | None, se: float = 0.0, replicate: int = -1, **more: object) -> MetricResult:
