@@ -1,4 +1,4 @@
-"""Commands on plain tables: schema, fit, sample, evaluate. No Dagster, no COHORTLOOM_HOME, nothing but files."""
+"""Commands on plain tables: schema, fit, sample (`evaluate` is in `evaluate.py`). No Dagster, no COHORTLOOM_HOME, nothing but files."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from assets.cli.display import board, next_steps, print_json, progress, say, show
+from assets.cli.display import next_steps, progress, say, show
 from pipeline.errors import ConfigError, StoreError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -39,7 +39,6 @@ def register(app: typer.Typer) -> None:
     app.command("schema")(describe)
     app.command()(fit)
     app.command()(sample)
-    app.command()(evaluate)
 
 
 def describe(
@@ -162,7 +161,7 @@ def fit(
     support = chosen.supports(cohort.schema)
     if not support.ok:
         raise UnsupportedError(f"{generator} cannot take this table: {support.reason}", where=str(table))
-    _make_folder(out)
+    make_folder(out)
     say(f"Training {generator} on {cohort.n_rows:,} rows x {len(cohort.schema.columns)} columns ...")
     with progress(f"training {generator}") as update:
         report = model.fit(cohort, seed=seed, device=device, progress=update)
@@ -204,58 +203,6 @@ def sample(
     next_steps([f"cohortloom evaluate --train TRAIN --holdout HOLDOUT --synthetic {out} --out report/"])
 
 
-def evaluate(
-    train: Annotated[Path, typer.Option(help="The rows that the generator was trained on.")],
-    holdout: Annotated[Path, typer.Option(help="Real rows that it never saw.")],
-    synthetic: Annotated[list[Path], typer.Option(help="Synthetic rows; repeat for several replicates.")],
-    out: Annotated[Path, typer.Option(help="Folder for report.html and metrics.csv.")],
-    label: Annotated[list[str] | None, typer.Option(help="Binary column to predict; repeat for more tasks.")] = None,
-    leak: Annotated[list[str] | None, typer.Option(help="Column that gives the label away; repeat for more.")] = None,
-    protected: Annotated[list[str] | None, typer.Option(help="Protected column; repeat for more.")] = None,
-    schema: Annotated[
-        Path | None, typer.Option(help="TableSchema JSON; inferred from the training rows if left out.")
-    ] = None,
-    subject: Annotated[
-        str | None, typer.Option(help="Column that identifies the subject; a row is a subject if left out.")
-    ] = None,
-    drop: Annotated[list[str] | None, typer.Option(help="Column to leave out; repeat for more.")] = None,
-    encoding: Encoding = None,
-    profile: Annotated[str, typer.Option(help="quick or standard.")] = "standard",
-    seed: Annotated[int, typer.Option(help="Seed of the evaluation's own draws.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
-) -> None:
-    """Judge a synthetic table against real rows; writes a self-contained HTML report."""
-    from pipeline.evaluation.files import evaluate_files
-
-    _make_folder(out)
-    judged = evaluate_files(
-        train=train,
-        holdout=holdout,
-        synthetic=synthetic,
-        out=out,
-        labels=label or [],
-        leak=leak or [],
-        protected=protected or [],
-        schema_file=schema,
-        subject=subject,
-        drop=drop or [],
-        profile=profile,
-        seed=seed,
-        encoding=encoding,
-    )
-    if as_json:
-        print_json([vars(r) for r in judged.results if r.scope in ("table", "task") and r.replicate == -1])
-    else:
-        show(
-            board(judged.columns, judged.cells),
-            title="Synthetic table and reference rows",
-            as_json=False,
-            empty="No metric could be computed.",
-        )
-    say(f"Verdict: {judged.verdict.status}. {judged.note}")
-    next_steps([f"report: {judged.report}", f"all metrics: {judged.metrics}"])
-
-
 def parse_conditions(pairs: list[str]) -> dict[str, str | None]:
     """`column=value` pairs; a value stays text (`no` is a level, not False), and nothing at all is a missing cell."""
     return {name: value or None for name, value in map(_pair, pairs)}
@@ -282,7 +229,7 @@ def _pair(text: str) -> tuple[str, str]:
     return name.strip(), value.strip()
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
     """Make the folder for results before the work begins, so that hours of training are not lost to a wrong path."""
     try:
         folder.mkdir(parents=True, exist_ok=True)

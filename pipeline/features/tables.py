@@ -62,6 +62,15 @@ def read_table(
     return conform(_read_file(path, schema, missing, encoding), schema)
 
 
+def read_untidy(path: Path, *, like: TableSchema, encoding: str | None = None) -> pa.Table:
+    """A table as its file has it, in no schema yet; of a CSV what is text in `like` is read as text.
+
+    Raises:
+        NotFoundError, InputError: as for `read_table`.
+    """
+    return _read_file(path, like, encoding=encoding)
+
+
 def read_texts(path: Path, *, encoding: str | None = None) -> pa.Table:
     """The columns of a file as they are written: of a CSV all of them, of a Parquet file those that are text."""
     table = _read_file(path, None, encoding=encoding, texts=True)
