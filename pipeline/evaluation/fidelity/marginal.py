@@ -1,42 +1,35 @@
-"""Marginal fidelity: does each column look like the holdout's? And does each cell keep to the schema?
+"""Marginal fidelity: does each column look like the holdout's?
 
-Jensen-Shannon divergence, Kolmogorov-Smirnov, total variation, adherence. Mean, spread and missing rate are in
-`moments.py`. Every comparison is against the holdout, at matched sizes, averaged over the matched draws; standard
-errors are bootstrapped by subject on the first draw. A code block counts as one column: the mean over its codes.
+Jensen-Shannon divergence, Kolmogorov-Smirnov, total variation, chi-squared, Wasserstein. Mean, spread and quantiles are
+in `moments.py`, codes in `codes.py`, what T's levels and ranges became in `coverage.py`. Every comparison is against the
+holdout, at matched sizes, averaged over the matched draws; standard errors are bootstrapped by subject on the first
+draw. How that is done, and summed up over columns, is in `by_column.py`.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.evaluation.encoding import UNSEEN
+from pipeline.evaluation.fidelity.by_column import Compared, compare, discrete, independent_rows, resampled, summed_up
 from pipeline.evaluation.registry import metric
 from pipeline.evaluation.results import MetricSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from numpy.typing import NDArray
 
     from pipeline.evaluation.context import EvaluationContext
+    from pipeline.evaluation.fidelity.by_column import Shares
     from pipeline.evaluation.results import MetricResult
 
-    Shares = NDArray[np.float64]
-
-ADHERENCE = MetricSpec(
-    id="schema.adherence",
-    family="schema",
-    direction=1,
-    range=(0.0, 1.0),
-    needs=frozenset({"S"}),
-    version="1",
-    title="Rows that keep to the schema",
-    caption="Share of synthetic rows whose every cell has the right type, an admissible level, a number within "
-    "bounds, and is missing only where it may be. Must be 100 %.",
-    source="SDMetrics DiagnosticReport, re-implemented",
-)
+REJECTED = 0.05
+"""False discovery rate at which columns count as different (Benjamini and Hochberg)."""
+CURVE_POINTS, FEWEST_BETWEEN = 40, 11
+"""Points of a drawn cumulative curve, and holdout values that lie between two of them at least, on average."""
+FEWEST_EXPECTED = 5
+"""Carriers that each side is expected to have for a code's chi-squared test to hold (Cochran)."""
 JSD = MetricSpec(
     id="fid.marg.jsd",
     family="fidelity",
@@ -86,53 +79,36 @@ TVD = MetricSpec(
 )
 
 
-@metric(ADHERENCE, floor="")
-def adherence(ctx: EvaluationContext) -> list[MetricResult]:
-    """Share of rows and, for each column, of cells that the schema admits."""
-    from pipeline.features.schema import arrow_type
-
-    side = ctx.synthetic
-    whole = np.ones(len(side), dtype=bool)
-    rows: list[MetricResult] = []
-    for column in ctx.sides.encoder.columns:
-        array = side.cohort.table.column(column.name)
-        missing = _missing(side.cohort.table.column(column.name))[side.order]
-        good = np.full(len(side), array.type == arrow_type(column.dtype))
-        if column.discrete:
-            good &= side.codes[column.name] != UNSEEN
-        else:
-            value = side.values[column.name]
-            good &= missing | ~np.isnan(value)
-            if column.bounds is not None:
-                slack = 1e-9 * max(1.0, *map(abs, column.bounds))
-                good &= ~(value < column.bounds[0] - slack) & ~(value > column.bounds[1] + slack)
-        if not column.nullable:
-            good &= ~missing
-        whole &= good
-        rows.append(ADHERENCE.result(good.mean(), n=len(side), null=1.0, scope="column", key1=column.name))
-    for block in ctx.sides.encoder.blocks:
-        given = next(b for b in side.cohort.schema.blocks if b.name == block.name)
-        known = set(block.vocabulary)
-        strange = np.array([code not in known for code in given.vocabulary], dtype=bool)
-        matrix = side.cohort.blocks[block.name][side.order]
-        bad = (
-            np.asarray((matrix[:, strange] != 0).sum(axis=1)).ravel() > 0
-            if strange.any()
-            else np.zeros(len(side), bool)
-        )
-        lowest = np.asarray(matrix.min(axis=1).todense()).ravel() if matrix.shape[1] else np.zeros(len(side))
-        bad |= lowest < 0
-        if block.kind == "binary" and matrix.shape[1]:
-            bad |= np.asarray(matrix.max(axis=1).todense()).ravel() > 1
-        whole &= ~bad
-        rows.append(ADHERENCE.result((~bad).mean(), n=len(side), null=1.0, scope="column", key1=block.name))
-    return [ADHERENCE.result(whole.mean(), n=len(side), null=1.0), *rows]
+CHI2 = MetricSpec(
+    id="fid.marg.chi2",
+    family="fidelity",
+    direction=-1,
+    range=(0.0, 1.0),
+    needs=frozenset({"H", "S"}),
+    version="1",
+    title="Cramér's V of each discrete column (chi-squared)",
+    caption="Strength with which a row's level tells whether it is real: 0 not at all, 1 for certain. Lower is better; "
+    "the null is what two real samples of this size give. `rejected` is the share of columns that differ beyond chance.",
+    source="Pearson 1900 on counts; Cramér 1946; Benjamini and Hochberg 1995 at 5 %",
+)
+WD = MetricSpec(
+    id="fid.marg.wd",
+    family="fidelity",
+    direction=-1,
+    range=(0.0, np.inf),
+    needs=frozenset({"T", "H", "S"}),
+    version="1",
+    title="Wasserstein distance",
+    caption="How far a numeric column's values must be moved on average to become the holdout's, in standard "
+    "deviations of the training rows. Lower is better; the null is what two real samples of this size give.",
+    source="W1 = area between the cumulative curves, over the standard deviation of T",
+)
 
 
 @metric(JSD, floor="ref_mode")
 def jsd(ctx: EvaluationContext) -> list[MetricResult]:
     """Divergence in bits, for each column and block, with mean, median and worst."""
-    return _by_column(ctx, JSD, _divergences(ctx))
+    return summed_up(ctx, JSD, _divergences(ctx))
 
 
 @metric(JSD_DEBIASED, floor="ref_mode")
@@ -142,36 +118,63 @@ def jsd_debiased(ctx: EvaluationContext) -> list[MetricResult]:
         name: Compared(c.value - c.null, 0.0, None if c.draws is None else c.draws - c.null, c.n)
         for name, c in _divergences(ctx).items()
     }
-    return _by_column(ctx, JSD_DEBIASED, lowered)
+    return summed_up(ctx, JSD_DEBIASED, lowered)
 
 
 @metric(TVD, floor="ref_mode")
 def tvd(ctx: EvaluationContext) -> list[MetricResult]:
     """One minus total variation distance of each discrete column and block."""
-    found = {}
-    for name, parts in _discrete(ctx):
-        found[name] = _compare(ctx, parts, _overlap, _overlap_null)
-    return _by_column(ctx, TVD, found)
+    return summed_up(ctx, TVD, {name: compare(ctx, name, _overlap, _overlap_null) for name in discrete(ctx)})
+
+
+@metric(CHI2, floor="ref_mode")
+def chi2(ctx: EvaluationContext) -> list[MetricResult]:
+    """Cramér's V of level against side, its p-values (for information), and the share of columns that differ."""
+    rows = summed_up(ctx, CHI2, {name: compare(ctx, name, cramers_v, _v_null) for name in discrete(ctx)})
+    p_values: list[float] = []
+    for name in discrete(ctx):
+        p, q = resampled(ctx, name).drawn[0]
+        found = _chi2_p(ctx, p, q)
+        if p.ndim > 1:
+            common = ((p + q)[:, 0] / 2) * ctx.matched_size >= FEWEST_EXPECTED
+            found = found[common]
+            if len(found):
+                share = float(rejected(found).mean())
+                rows.append(
+                    CHI2.result(share, n=len(found), null=0.0, scope="column", key1=name, key2="rejected",
+                                note="share of the block's codes that differ beyond chance")
+                )  # fmt: skip
+            continue
+        p_values.append(float(found))
+        rows.append(CHI2.result(float(found), n=ctx.matched_size, scope="column", key1=name, key2="p_value"))
+    if p_values:
+        refused = rejected(np.array(p_values))
+        note = f"{int(refused.sum())} of {len(refused)} columns"
+        rows.append(CHI2.result(float(refused.mean()), n=len(refused), null=0.0, key1="rejected", note=note))
+    return rows
 
 
 @metric(KS, floor="ref_mode")
 def ks(ctx: EvaluationContext) -> list[MetricResult]:
-    """One minus the Kolmogorov-Smirnov distance of each numeric column."""
-    found = {}
-    for column in ctx.sides.encoder.columns:
-        if not column.numeric:
-            continue
-        real, synthetic = ctx.sides.holdout.values[column.name], ctx.synthetic.values[column.name]
-        values, nulls = [], []
-        for draw in ctx.matched:
-            a, b = real[draw.real], synthetic[draw.synthetic]
-            n, m = int((~np.isnan(a)).sum()), int((~np.isnan(b)).sum())
-            values.append(1.0 - ks_distance(a, b) if n and m else (1.0 if n == m else 0.0))
-            nulls.append(1.0 - 0.8687 * np.sqrt((n + m) / (n * m)) if n and m else np.nan)
-        first = ctx.matched[0]
-        draws = 1.0 - _ks_draws(real[first.real], synthetic[first.synthetic], *ctx.matched_weights)
-        found[column.name] = Compared(float(np.mean(values)), float(np.mean(nulls)), draws, ctx.matched_size)
-    return _by_column(ctx, KS, found)
+    """One minus the Kolmogorov-Smirnov distance of each numeric column; p-values for information."""
+    curves = _curves(ctx)
+    if ctx.with_plots:
+        ctx.plots["curves"] = {name: drawn for name in curves if (drawn := _drawn(ctx, name)) is not None}
+    rows = summed_up(ctx, KS, {name: c.ks for name, c in curves.items()})
+    return rows + [
+        KS.result(c.p_value, n=ctx.matched_size, scope="column", key1=name, key2="p_value")
+        for name, c in curves.items()
+        if np.isfinite(c.p_value)
+    ]
+
+
+@metric(WD, floor="ref_mode")
+def wd(ctx: EvaluationContext) -> list[MetricResult]:
+    """W1 of each numeric column in standard deviations of T; columns without spread in T are left out."""
+    found = {name: c.wd for name, c in _curves(ctx).items() if c.wd is not None}
+    if not found and _curves(ctx):
+        return [WD.result(None, note="no numeric column has spread in the training rows and values on both sides")]
+    return summed_up(ctx, WD, found)
 
 
 def ks_distance(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
@@ -180,6 +183,14 @@ def ks_distance(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     at = np.concatenate([a, b])
     gap = np.searchsorted(a, at, side="right") / len(a) - np.searchsorted(b, at, side="right") / len(b)
     return float(np.abs(gap).max())
+
+
+def wasserstein(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    """Area between two empirical cumulative curves; NaN cells are left out."""
+    a, b = np.sort(a[~np.isnan(a)]), np.sort(b[~np.isnan(b)])
+    at = np.sort(np.concatenate([a, b]))
+    gap = np.searchsorted(a, at[:-1], side="right") / len(a) - np.searchsorted(b, at[:-1], side="right") / len(b)
+    return float(np.abs(gap) @ np.diff(at))
 
 
 def jensen_shannon(p: Shares, q: Shares) -> Shares:
@@ -193,64 +204,20 @@ def jensen_shannon(p: Shares, q: Shares) -> Shares:
     return np.maximum((term(p) + term(q)) / 2, 0.0)
 
 
-class Compared:
-    """A column's figure: value, null expectation, bootstrap draws (None without any), rows a side."""
-
-    def __init__(self, value: float, null: float, draws: NDArray[np.float64] | None, n: int) -> None:
-        self.value, self.null, self.draws, self.n = value, null, draws, n
-
-
-class _Binned:
-    """A column as bin numbers of both sides, or a block as presence of both sides."""
-
-    def __init__(self, ctx: EvaluationContext, name: str) -> None:
-        self.ctx = ctx
-        self.block = name in ctx.sides.holdout.presence
-        if self.block:
-            self.real, self.synthetic = ctx.sides.holdout.presence[name], ctx.synthetic.presence[name]
-            return
-        column = next(c for c in ctx.sides.encoder.columns if c.name == name)
-        self.real, self.size = ctx.sides.holdout.bins(column)
-        self.synthetic, _ = ctx.synthetic.bins(column)
-
-    def shares(self, rows: NDArray[np.int64], weights: NDArray[np.float32] | None, *, real: bool) -> Shares:
-        """Shares of the bins: (bins,), or (draws, bins) with weights; of a block (..., codes, 2): present, absent."""
-        data = (self.real if real else self.synthetic)[rows]
-        w = np.full((1, len(rows)), 1.0, dtype=np.float32) if weights is None else weights
-        total = np.maximum(w.sum(axis=1, dtype=np.float64), 1e-12)[:, None]
-        if self.block:
-            present = (data.T @ w.T).T.astype(np.float64) / total
-            found = np.stack([present, 1 - present], axis=-1)
-        else:
-            hot = np.zeros((len(rows), self.size), dtype=np.float32)
-            hot[np.arange(len(rows)), data] = 1.0
-            found = (w @ hot).astype(np.float64) / total
-        return found[0] if weights is None else found
+def cramers_v(p: Shares, q: Shares) -> Shares:
+    """Cramér's V of level against side, two samples of one size, over the last axis of two arrays of shares."""
+    total = p + q
+    return np.sqrt(((p - q) ** 2 / np.where(total > 0, total, 1.0)).sum(axis=-1) / 2)
 
 
-def _compare(
-    ctx: EvaluationContext,
-    parts: _Binned,
-    figure: Callable[[Shares, Shares], Shares],
-    null: Callable[[Shares, int], Shares],
-) -> Compared:
-    """A figure of two shares over the matched draws, its null, and its bootstrap on the first draw."""
-    values, nulls = [], []
-    size = ctx.matched_size
-    for draw in ctx.matched:
-        p = parts.shares(draw.real, None, real=True)
-        q = parts.shares(draw.synthetic, None, real=False)
-        values.append(float(np.mean(figure(p, q))))
-        nulls.append(float(np.mean(null((p + q) / 2, size))))
-    first = ctx.matched[0]
-    real_weights, synthetic_weights = ctx.matched_weights
-    draws = figure(
-        parts.shares(first.real, real_weights, real=True),
-        parts.shares(first.synthetic, synthetic_weights, real=False),
-    )
-    return Compared(
-        float(np.mean(values)), float(np.mean(nulls)), draws.mean(axis=1) if draws.ndim > 1 else draws, size
-    )
+def rejected(p_values: NDArray[np.float64], rate: float = REJECTED) -> NDArray[np.bool_]:
+    """(n,) True where Benjamini and Hochberg's procedure at this false discovery rate rejects."""
+    order = np.argsort(p_values)
+    below = np.flatnonzero(p_values[order] <= rate * np.arange(1, len(order) + 1) / len(order))
+    result = np.zeros(len(order), dtype=bool)
+    if len(below):
+        result[order[: below[-1] + 1]] = True
+    return result
 
 
 def _jsd_null(pooled: Shares, size: int) -> Shares:
@@ -266,70 +233,133 @@ def _overlap_null(pooled: Shares, size: int) -> Shares:
     return 1.0 - np.sqrt(2 / np.pi * pooled * (1 - pooled) * 2 / size).sum(axis=-1) / 2
 
 
+def _v_null(pooled: Shares, size: int) -> Shares:
+    """Mean of chi with as many degrees of freedom as levels met, less one, over the root of all rows."""
+    from scipy.special import gammaln
+
+    freedom = np.maximum((pooled > 0).sum(axis=-1) - 1, 0)
+    safe = np.maximum(freedom, 1)
+    mean = np.sqrt(2) * np.exp(gammaln((safe + 1) / 2) - gammaln(safe / 2))
+    return np.where(freedom > 0, mean, 0.0) / np.sqrt(2 * size)
+
+
+def _chi2_p(ctx: EvaluationContext, p: Shares, q: Shares) -> Shares:
+    """p-value of the contingency test on counts; rows of one subject count together as one."""
+    from scipy.stats import chi2 as distribution
+
+    size = ctx.matched_size
+    rows = 2 / (1 / independent_rows(ctx.sides.holdout, size) + 1 / independent_rows(ctx.synthetic, size))
+    freedom = ((p + q) > 0).sum(axis=-1) - 1
+    return np.where(freedom > 0, distribution.sf(2 * rows * cramers_v(p, q) ** 2, np.maximum(freedom, 1)), 1.0)
+
+
 def _divergences(ctx: EvaluationContext) -> dict[str, Compared]:
     def find() -> dict[str, Compared]:
         names = [c.name for c in ctx.sides.encoder.columns] + [b.name for b in ctx.sides.encoder.blocks]
-        return {name: _compare(ctx, _Binned(ctx, name), jensen_shannon, _jsd_null) for name in names}
+        return {name: compare(ctx, name, jensen_shannon, _jsd_null) for name in names}
 
     return ctx.once("fid.marg.jsd", find)
 
 
-def _discrete(ctx: EvaluationContext) -> Iterator[tuple[str, _Binned]]:
-    for column in ctx.sides.encoder.columns:
-        if column.discrete:
-            yield column.name, _Binned(ctx, column.name)
-    for block in ctx.sides.encoder.blocks:
-        yield block.name, _Binned(ctx, block.name)
+@dataclass(frozen=True)
+class _Curves:
+    """What the cumulative curves of a numeric column give; `wd` is None without spread in T or values on a side."""
+
+    ks: Compared
+    wd: Compared | None
+    p_value: float
 
 
-def _by_column(ctx: EvaluationContext, spec: MetricSpec, found: dict[str, Compared]) -> list[MetricResult]:
-    """Mean (the headline), median and worst over the columns, then the columns."""
-    if not found:
-        return [spec.result(None, note="the table has no column of this kind")]
-    values = np.array([c.value for c in found.values()])
-    nulls = np.array([c.null for c in found.values()])
-    draws = [c.draws for c in found.values() if c.draws is not None]
-    stacked = np.stack(draws) if len(draws) == len(found) else None
-    worst = np.max if spec.direction < 0 else np.min
-    rows = []
-    for key, summary in (("", np.mean), ("median", np.median), ("worst", worst)):
-        se = None if stacked is None else float(summary(stacked, axis=0).std(ddof=1))
-        null = float(summary(nulls[np.isfinite(nulls)])) if np.isfinite(nulls).any() else None
-        rows.append(
-            spec.result(
-                float(summary(values)), se=se, n=ctx.matched_size, null=null if key != "worst" else None, key1=key
-            )
-        )
-    for name, c in found.items():
-        se = None if c.draws is None else float(c.draws.std(ddof=1))
-        rows.append(spec.result(c.value, se=se, n=c.n, null=c.null, scope="column", key1=name))
-    return rows
+def _curves(ctx: EvaluationContext) -> dict[str, _Curves]:
+    def find() -> dict[str, _Curves]:
+        return {c.name: _curves_of(ctx, c.name) for c in ctx.sides.encoder.columns if c.numeric}
+
+    return ctx.once("fid.marg.curves", find)
 
 
-def _ks_draws(
+def _curves_of(ctx: EvaluationContext, name: str) -> _Curves:
+    from scipy.stats import kstwo
+
+    real, synthetic = ctx.sides.holdout.values[name], ctx.synthetic.values[name]
+    spread = ctx.sides.once(f"spread/{name}", lambda: _spread(ctx.sides.train.values[name]))
+    size = ctx.matched_size
+    far, near, moved, alone, p_value = [], [], [], [], float("nan")
+    for k, draw in enumerate(ctx.matched):
+        a, b = real[draw.real], synthetic[draw.synthetic]
+        a, b = a[~np.isnan(a)], b[~np.isnan(b)]
+        n, m = len(a), len(b)
+        if not n or not m:
+            far.append(1.0 if n == m else 0.0)
+            near.append(np.nan)
+            continue
+        distance = ks_distance(a, b)
+        far.append(1.0 - distance)
+        near.append(1.0 - 0.8687 * np.sqrt((n + m) / (n * m)))
+        moved.append(wasserstein(a, b))
+        alone.append(_wasserstein_null(a, b))
+        if k == 0:
+            x, y = independent_rows(ctx.sides.holdout, n), independent_rows(ctx.synthetic, m)
+            p_value = float(kstwo.sf(distance, max(round(x * y / (x + y)), 1)))
+    first = ctx.matched[0]
+    gap, area = _curve_draws(real[first.real], synthetic[first.synthetic], *ctx.matched_weights)
+    judged = bool(moved) and len(moved) == len(ctx.matched) and spread > 0
+    return _Curves(
+        Compared(float(np.mean(far)), float(np.mean(near)), 1.0 - gap, size),
+        Compared(float(np.mean(moved)) / spread, float(np.mean(alone)) / spread, area / spread, size)
+        if judged
+        else None,
+        p_value,
+    )
+
+
+def _spread(values: NDArray[np.float64]) -> float:
+    """Standard deviation of the known values, 0 without any; rows in canonical order, so that their order is nothing."""
+    known = values[~np.isnan(values)]
+    return float(known.std()) if len(known) else 0.0
+
+
+def _drawn(ctx: EvaluationContext, name: str) -> dict[str, list[float]] | None:
+    """Both cumulative curves at quantiles of T between 1 and 99 %; None where too few values are known to draw any."""
+    known = [v[~np.isnan(v)] for v in (s.values[name] for s in (ctx.sides.train, ctx.sides.holdout, ctx.synthetic))]
+    points = min(CURVE_POINTS, len(known[0]) // FEWEST_BETWEEN, len(known[1]) // FEWEST_BETWEEN)
+    if points < 5 or not len(known[2]):
+        return None
+    at = np.unique(np.quantile(known[0], np.linspace(0.01, 0.99, points)))
+    shares = [np.searchsorted(np.sort(v), at, side="right") / len(v) for v in known[1:]]
+    return {
+        "x": [float(f"{x:.4g}") for x in at],
+        "real": shares[0].round(3).tolist(),
+        "synthetic": shares[1].round(3).tolist(),
+    }
+
+
+def _wasserstein_null(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    """Mean distance of two samples of these sizes from the pooled rows: the gap is normal with variance F(1 - F)."""
+    at = np.sort(np.concatenate([a, b]))
+    share = np.arange(1, len(at)) / len(at)
+    width = np.sqrt(2 / np.pi * share * (1 - share) * (1 / len(a) + 1 / len(b)))
+    return float(width @ np.diff(at))
+
+
+def _curve_draws(
     a: NDArray[np.float64], b: NDArray[np.float64], wa: NDArray[np.float32], wb: NDArray[np.float32]
-) -> NDArray[np.float64]:
-    """(draws,) Kolmogorov-Smirnov distances under bootstrap weights; 0 where a side has no number in a draw."""
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(draws,) largest gap and (draws,) area between the curves under bootstrap weights; 0 where a side is empty."""
     left, right = ~np.isnan(a), ~np.isnan(b)
+    gaps, areas = np.zeros(len(wa)), np.zeros(len(wa))
     if not left.any() or not right.any():
-        return np.zeros(len(wa))
+        return gaps, areas
     values = np.concatenate([a[left], b[right]])
     order = np.argsort(values, kind="stable")
-    ends = np.flatnonzero(np.r_[values[order][1:] != values[order][:-1], True])
-    result = np.empty(len(wa))
+    ordered = values[order]
+    ends = np.flatnonzero(np.r_[ordered[1:] != ordered[:-1], True])
+    steps = np.diff(ordered[ends])
     for lo in range(0, len(wa), 100):
         x, y = wa[lo : lo + 100][:, left], wb[lo : lo + 100][:, right]
         sx, sy = x.sum(axis=1, keepdims=True), y.sum(axis=1, keepdims=True)
         signed = np.concatenate([x / np.maximum(sx, 1), -y / np.maximum(sy, 1)], axis=1)[:, order]
-        gap = np.abs(np.cumsum(signed, axis=1)[:, ends]).max(axis=1)
-        result[lo : lo + 100] = np.where((sx[:, 0] > 0) & (sy[:, 0] > 0), gap, 0.0)
-    return result
-
-
-def _missing(column: object) -> NDArray[np.bool_]:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    assert isinstance(column, pa.ChunkedArray)
-    nan = pa.types.is_floating(column.type)
-    return np.asarray(pc.is_null(column, nan_is_null=nan).to_numpy(zero_copy_only=False), dtype=bool)
+        gap = np.abs(np.cumsum(signed, axis=1)[:, ends])
+        both = (sx[:, 0] > 0) & (sy[:, 0] > 0)
+        gaps[lo : lo + 100] = np.where(both, gap.max(axis=1), 0.0)
+        areas[lo : lo + 100] = np.where(both, gap[:, :-1].astype(np.float64) @ steps, 0.0)
+    return gaps, areas
