@@ -40,7 +40,8 @@ from pipeline.store.lake import Lake
 from pipeline.workflow.cell import Cell
 from pipeline.workflow.compute import Compute
 from pipeline.workflow.features import features_step, gather_step
-from pipeline.workflow.judging import evaluate_step, leaderboard_step, references_step
+from pipeline.workflow.board import leaderboard_step
+from pipeline.workflow.judging import evaluate_step, references_step
 from pipeline.workflow.training import fit_step, sample_step
 cohorts, months, preset = json.loads(sys.argv[1])
 compute = Compute.from_environment()

@@ -24,7 +24,8 @@ STEPS = {
     "pipeline.workflow.deliveries": ("take_in", "make_events"),
     "pipeline.workflow.features": ("gather_step", "features_step"),
     "pipeline.workflow.training": ("fit_step", "sample_step"),
-    "pipeline.workflow.judging": ("references_step", "evaluate_step", "leaderboard_step"),
+    "pipeline.workflow.judging": ("references_step", "evaluate_step"),
+    "pipeline.workflow.board": ("leaderboard_step",),
     "pipeline.workflow.structure": ("structure_of", "schema_of", "training_frame", "violations"),
     "pipeline.workflow.settings": ("moved_on",),
 }

@@ -19,6 +19,7 @@ from pipeline.release.payload import SCHEMA, write_checksums, write_rows
 from pipeline.store.hashing import canonical_json, sha256_file
 from pipeline.workflow.cards import cards
 from pipeline.workflow.judging import results_of
+from pipeline.workflow.reports import write_release_report
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 CARD_JSON, CARD_MD = "card.json", "card.md"
 MODEL_JSON, MODEL_MD = "model_card.json", "model_card.md"
-CROISSANT, GATE = "croissant.json", "gate.json"
+CROISSANT, GATE, EVALUATION = "croissant.json", "gate.json", "evaluation.html"
 
 
 def bundle_cards(
@@ -54,7 +55,16 @@ def bundle_cards(
     }
 
 
-def write_bundle(cell: Cell, release_id: str, rows: Cohort, texts: Mapping[str, str], folder: Folder) -> None:
+def write_bundle(
+    lake: Lake,
+    cell: Cell,
+    found: Candidate,
+    state: ReleaseState,
+    release_id: str,
+    rows: Cohort,
+    texts: Mapping[str, str],
+    folder: Folder,
+) -> None:
     """Write every file of a release into `folder`, checksums last."""
     names = write_rows(rows, cell.spec.release.formats, folder)
     hashes = {name: sha256_file(folder.file(name)) for name in names if name != SCHEMA}
@@ -62,7 +72,12 @@ def write_bundle(cell: Cell, release_id: str, rows: Cohort, texts: Mapping[str, 
     for name, text in {**texts, CROISSANT: json.dumps(described, indent=1, ensure_ascii=False) + "\n"}.items():
         folder.file(name).write_text(text, encoding="utf-8")
         names.append(name)
-    write_checksums(names, folder)
+    signed = ", ".join(f"{s.name} ({s.role})" for s in state.signatures) or "nobody: released by its gate"
+    facts = {"release": release_id, "signed by": signed}
+    write_release_report(
+        lake, cell, found.evaluation, found.verdict, folder.file(EVALUATION), waivers=state.waivers, facts=facts
+    )
+    write_checksums([*names, EVALUATION], folder)
 
 
 def _provenance(found: Candidate, state: ReleaseState) -> Provenance:

@@ -1,4 +1,4 @@
-"""Judging a cell on the lake: reference rows, one evaluation a generator, the leaderboard. Metrics are in `evaluation/`.
+"""Judging a cell on the lake: reference rows, one evaluation a generator. Metrics are in `evaluation/`.
 
 As in `training.py`, a generator that has no rows to judge leaves a status record and a report that says why. Every
 evaluation that looked at the holdout is entered in the journal.
@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import html
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from pipeline.evaluation.leaderboard import Entry, leaderboard
 from pipeline.evaluation.plan import EvaluationPlan
 from pipeline.evaluation.protocol import (
     Parts,
@@ -20,7 +19,7 @@ from pipeline.evaluation.protocol import (
     references_table,
     run_evaluation,
 )
-from pipeline.evaluation.results import draws_table, results_from_table, results_table, with_draws
+from pipeline.evaluation.results import draws_table, results_from_table, results_table
 from pipeline.release.gate import Claim, Verdict, judge, with_verdict
 from pipeline.store.hashing import canonical_json, sha256_json
 from pipeline.workflow.record import Record
@@ -32,9 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    import pyarrow as pa
-
     from pipeline.evaluation.results import MetricResult
+    from pipeline.features.cohort import Cohort
     from pipeline.features.spec import CohortSpec
     from pipeline.store.lake import Lake, Version
     from pipeline.workflow.cell import Cell
@@ -43,9 +41,6 @@ HOLDOUT_ACCESS = "holdout_access"
 """Journal stream: who looked at the holdout rows of which cohort-month, for which synthetic rows."""
 RELEASE_STREAM = "release"
 """First part of the journal streams `release/<cohort>`: verdicts, and what people decided about them."""
-BOARD = "leaderboard.html"
-DETAILS = "details.json"
-"""Aggregates for the figures of a public report: what a release draws it from again, with its waivers."""
 FIGURES: tuple[str, ...] = (
     "schema.adherence",
     "fid.marg.jsd",
@@ -80,10 +75,23 @@ class Judged:
     verdict: Verdict | None = None
 
 
-def references_step(lake: Lake, cell: Cell, *, run_id: str = "") -> tuple[Version, dict[str, list[MetricResult]]]:
-    """Score the reference rows of the cell into `references`."""
+def plan_of(cell: Cell, device: str) -> EvaluationPlan:
+    """What the cell's cohort asks, with distances on `device` (as trainings take it: "auto" is a GPU if there is one).
+
+    Raises:
+        ConfigError: the device is not there.
+    """
+    from pipeline.generators.training import choose_device
+
+    return EvaluationPlan.of(cell.spec, device=str(choose_device(device)))
+
+
+def references_step(
+    lake: Lake, cell: Cell, *, device: str = "auto", run_id: str = ""
+) -> tuple[Version, dict[str, list[MetricResult]]]:
+    """Score the reference rows of the cell into `references`; `device` as trainings take it."""
     features = lake.tables.resolve("features", cell.partition)
-    found = evaluate_references(Parts.of(read_whole(lake, features)), EvaluationPlan.of(cell.spec))
+    found = evaluate_references(Parts.of(read_whole(lake, features)), plan_of(cell, device))
     with lake.tables.draft("references", cell.partition) as draft:
         draft.add_table("data", references_table(found))
         info = {"settings": judging_settings(cell.spec, None), "rows": sorted(found)}
@@ -101,11 +109,19 @@ def references_current(lake: Lake, cell: Cell) -> bool:
     )
 
 
-def evaluate_step(lake: Lake, cell: Cell, generator: str, *, run_id: str = "") -> Judged:
+def evaluate_step(lake: Lake, cell: Cell, generator: str, *, device: str = "auto", run_id: str = "") -> Judged:
     """Judge the synthetic rows of a generator into `evaluation/<generator>`, with the report beside it.
+
+    Args:
+        lake: The lake.
+        cell: Cohort and month.
+        generator: Whose rows.
+        device: Where distances are computed, as trainings take it; the results do not depend on it.
+        run_id: The run.
 
     Raises:
         NotFoundError: the cell has no features, no reference rows or no `synthetic/<generator>`.
+        ConfigError: the device is not there.
     """
     features = lake.tables.resolve("features", cell.partition)
     model = lake.models.resolve(f"model/{generator}", cell.partition)
@@ -118,31 +134,63 @@ def evaluate_step(lake: Lake, cell: Cell, generator: str, *, run_id: str = "") -
     record = carried(references, {features.label: features.sha256}) if record.ok else record
     if not record.ok:
         return _unjudged(lake, cell, generator, record, info, inputs, run_id)
+    replicates = synthetic_replicates(lake, synthetic)
+    rows = Rows(generator, replicates, synthetic, features, references, model)
+    return judge_rows(lake, cell, rows, info=info, device=device, run_id=run_id)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Synthetic rows to be judged, with what they stand beside.
+
+    Attributes:
+        generator: Whose they are.
+        replicates: One cohort a trained seed.
+        synthetic: The version that holds them.
+        features: The real rows.
+        references: The reference rows.
+        model: The model that they were drawn from; None if they were made elsewhere.
+    """
+
+    generator: str
+    replicates: Sequence[Cohort]
+    synthetic: Version
+    features: Version
+    references: Version
+    model: Version | None = None
+
+
+def judge_rows(
+    lake: Lake, cell: Cell, rows: Rows, *, info: Mapping[str, Any], device: str = "auto", run_id: str = ""
+) -> Judged:
+    """Judge rows into `evaluation/<generator>`; see `evaluate_step`."""
+    generator, features, references = rows.generator, rows.features, rows.references
+    inputs = {v.label: v.sha256 for v in (features, rows.synthetic, references)}
     cohort = read_whole(lake, features)
     parts = Parts.of(cohort)
-    replicates = synthetic_replicates(lake, synthetic)
     found = references_from_table(lake.tables.read(references))
-    accesses = _note_access(lake, cell, generator, synthetic)
-    plan = EvaluationPlan.of(cell.spec)
-    record, evaluation = attempted(lake, lambda: run_evaluation(parts, replicates, plan, references=found))
+    accesses = _note_access(lake, cell, generator, rows.synthetic)
+    plan = plan_of(cell, device)
+    record, evaluation = attempted(lake, lambda: run_evaluation(parts, rows.replicates, plan, references=found))
     if evaluation is None:
         return _unjudged(lake, cell, generator, record, info, inputs, run_id)
     # Judged as it is stored, so that whoever judges the stored results again gets the same verdict.
     stored = results_from_table(results_table(evaluation.results))
     verdict = judge(stored, cell.spec.gate, plan, references=found, claim=claim_of(cell.spec, generator, features))
+    evaluation = replace(evaluation, results=with_verdict(evaluation.results, verdict))
     report = publish_reports(
-        lake, cell, model, cohort, evaluation, found, verdict, inputs=inputs, accesses=accesses, run_id=run_id
+        lake, cell, rows, cohort, evaluation, found, verdict, inputs=inputs, accesses=accesses, run_id=run_id
     )
     with lake.tables.draft(f"evaluation/{generator}", cell.partition) as draft:
-        draft.add_table("data", results_table(with_verdict(evaluation.results, verdict)))
+        draft.add_table("data", results_table(evaluation.results))
         draft.add_table("draws", draws_table(evaluation.results))
-        aggregates = {name: value for name, value in evaluation.details.items() if name != "internal"}
-        draft.file(DETAILS).write_text(canonical_json(aggregates) + "\n", encoding="utf-8")
-        content = {**verdict.to_dict(), "bound": bound(cell.spec, synthetic, features, references, model)}
+        content = verdict.to_dict()
+        if rows.model is not None:
+            content["bound"] = bound(cell.spec, rows.synthetic, features, references, rows.model)
         draft.file("verdict.json").write_text(canonical_json(content) + "\n", encoding="utf-8")
-        info |= {**record.to_info(), "verdict": verdict.status}
-        version = draft.commit(inputs=inputs, info=info, run_id=run_id)
-    _note_verdict(lake, cell, generator, version, synthetic)
+        said = {**info, **record.to_info(), "verdict": verdict.status}
+        version = draft.commit(inputs=inputs, info=said, run_id=run_id)
+    _note_verdict(lake, cell, generator, version, rows.synthetic)
     return Judged(version, record, report, evaluation.results, found, verdict)
 
 
@@ -167,90 +215,14 @@ def bound(
     }
 
 
-def leaderboard_step(
-    lake: Lake, cell: Cell, generators: Sequence[str], *, run_id: str = ""
-) -> tuple[Version, list[dict[str, Any]]]:
-    """Set all generators and reference rows side by side into `leaderboard`, from what the lake has.
-
-    Args:
-        lake: The lake.
-        cell: Cohort and month.
-        generators: Everyone who must have a row; one that was never run, or whose evaluation belongs to rows or
-            features that have been replaced since, is a failed row that says so.
-        run_id: The run.
-    """
-    references = lake.tables.current("references", cell.partition)
-    found = references_from_table(lake.tables.read(references)) if references is not None else {}
-    entries, inputs = {}, {}
-    for name in generators:
-        version = lake.tables.current(f"evaluation/{name}", cell.partition)
-        entries[name] = _entry(lake, cell, name, version)
-        if version is not None:
-            inputs[version.label] = version.sha256
-    if references is not None:
-        inputs[references.label] = references.sha256
-    rows = leaderboard(entries, found)
-    _board_page(lake, cell, rows, inputs, run_id)
-    with lake.tables.draft("leaderboard", cell.partition) as draft:
-        draft.add_table("data", leaderboard_table(rows))
-        return draft.commit(inputs=inputs, info={"generators": sorted(generators)}, run_id=run_id), rows
-
-
-def _board_page(
-    lake: Lake, cell: Cell, rows: Sequence[Mapping[str, Any]], inputs: Mapping[str, str], run_id: str
-) -> None:
-    """Write the leaderboard's page into the store of reports."""
-    from pipeline.evaluation.report.leaderboard_page import leaderboard_html
-
-    with lake.reports.draft("leaderboard", cell.partition) as draft:
-        page = leaderboard_html(rows, title=f"{cell.cohort}, {cell.month[:7]}")
-        draft.file(BOARD).write_text(page, encoding="utf-8")
-        draft.commit(inputs=inputs, run_id=run_id)
-
-
-def _entry(lake: Lake, cell: Cell, generator: str, version: Version | None) -> Entry:
-    if version is None:
-        return Entry("not_run", f"'{generator}' was not run for this month.")
-    record = Record.of(version)
-    made_of = [lake.tables.current(name, cell.partition) for name in ("features", f"synthetic/{generator}")]
-    if any(v is None or version.inputs.get(v.label) != v.sha256 for v in made_of):
-        return Entry("failed", "The evaluation belongs to rows that have been replaced since; run it again.")
-    if not record.ok:
-        return Entry(record.status, record.reason)
-    return Entry(results=compared_results(lake, version), verdict=verdict_of(lake, version))
-
-
 def results_of(lake: Lake, evaluation: Version) -> list[MetricResult]:
     """The results of a stored evaluation."""
     return results_from_table(lake.tables.read(evaluation))
 
 
-def compared_results(lake: Lake, evaluation: Version) -> list[MetricResult]:
-    """The same with the bootstrap draws that comparisons between generators need."""
-    return with_draws(results_of(lake, evaluation), lake.tables.read(evaluation, "draws"))
-
-
 def verdict_of(lake: Lake, evaluation: Version) -> Verdict:
     """The verdict of a stored evaluation."""
     return Verdict.from_dict(json.loads(lake.tables.path(evaluation, "verdict.json").read_text(encoding="utf-8")))
-
-
-def leaderboard_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
-    """The rows of a leaderboard as an Arrow table of a fixed schema (an empty column keeps its type)."""
-    import pyarrow as pa
-
-    numbers = [(name, pa.float64()) for name in ("value", "lo", "hi", "score")]
-    figure = pa.struct([*numbers, ("note", pa.string())])
-    types: dict[str, pa.DataType] = {
-        "reference": pa.bool_(),
-        "why": pa.list_(pa.string()),
-        "seeds": pa.int64(),
-        "layer": pa.int64(),
-        **dict.fromkeys(("dependence_score", "exact_copies", "epsilon", "stability", "fit_seconds"), pa.float64()),
-        **dict.fromkeys(("generator", "key", "status", "reason", "verdict", "tier", "task"), pa.string()),
-    }
-    names = list(rows[0]) if rows else ["generator", "key", "status", "reason", "verdict"]
-    return pa.Table.from_pylist([dict(r) for r in rows], schema=pa.schema([(n, types.get(n, figure)) for n in names]))
 
 
 def headlines(results: Sequence[MetricResult]) -> dict[str, float]:

@@ -232,7 +232,7 @@ def _payload_for(lake: Lake, cell: Cell, found: Candidate, state: ReleaseState, 
     inputs = {v.label: v.sha256 for v in (found.synthetic, found.evaluation)}
     facts = {"seal": found.seal, "release_id": release_id, "generator": found.generator, "rows": rows.n_rows}
     with lake.tables.draft(ASSET, cell.partition) as draft:
-        write_bundle(cell, release_id, rows, texts, draft)
+        write_bundle(lake, cell, found, state, release_id, rows, texts, draft)
         return draft.commit(inputs=inputs, info={**facts, "status": "ok"}, run_id=run_id)
 
 

@@ -21,11 +21,11 @@ from pipeline.errors import ConfigError
 from pipeline.features.spec import load_book
 from pipeline.ingest.delivery import delivery
 from pipeline.store.lake import Lake
+from pipeline.workflow.board import leaderboard_step
 from pipeline.workflow.cell import Cell
 from pipeline.workflow.compute import Compute
 from pipeline.workflow.deliveries import take_in
 from pipeline.workflow.features import features_step, gather_step
-from pipeline.workflow.judging import leaderboard_step
 from pipeline.workflow.standing import stale_months
 from resources.lake import LakeResource
 

@@ -24,7 +24,7 @@ OFFICER = ("--as", "Ada Moreau", "--role", "privacy_officer")
 @pytest.fixture
 def cli(ward: Ward, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
     """Run a command as the console script does; gives exit status, stdout and stderr."""
-    from pipeline.workflow.judging import leaderboard_step
+    from pipeline.workflow.board import leaderboard_step
 
     leaderboard_step(ward.lake, ward.cell(), ["independent"])
     monkeypatch.setenv("DAGSTER_HOME", "")  # the command sets its own, which must not outlive the test

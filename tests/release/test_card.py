@@ -26,7 +26,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 RARE = "Zebulon-Quartermain-Ward"
-FILES = ["SHA256SUMS", "card.json", "card.md", "data.csv", "data.parquet", "schema.json"]
+FILES = [
+    "SHA256SUMS", "card.json", "card.md", "croissant.json", "data.csv", "data.parquet", "evaluation.html", "gate.json",
+    "model_card.json", "model_card.md", "schema.json",
+]  # fmt: skip
 OFFICER = {"role": "privacy_officer", "name": "Ada Moreau"}
 
 
@@ -130,9 +133,11 @@ def test_nothing_but_the_rows_leaves(ward: Ward, tmp_path: Path) -> None:
     real = read_features(ward.lake.tables, ward.current("features"))
     rows = pq.ParquetFile(folder / "data.parquet").read()
     assert rows.column_names == ["age", "sex", "lactate", "ward", "died"]
-    text = "".join((folder / name).read_text(encoding="utf-8") for name in FILES if not name.endswith("parquet"))
-    for words in ("MRN", "holdout", "subjects", "split", "_replicate", "safetensors", str(ward.home.root)):
-        assert words not in text, words
+    texts = {name: (folder / name).read_text(encoding="utf-8") for name in FILES if not name.endswith("parquet")}
+    for words in ("MRN", RARE, "_replicate", "safetensors", str(ward.home.root)):
+        assert words not in "".join(texts.values()), words
+    for words in ("holdout", "subjects", "split"):
+        assert words not in texts["schema.json"] + texts["data.csv"] + texts["croissant.json"], words
     known = {
         column.name: column for column in TableSchema.model_validate_json((folder / "schema.json").read_text()).columns
     }
@@ -198,3 +203,64 @@ def test_an_export_is_whole_or_not_at_all(ward: Ward, tmp_path: Path) -> None:
     with pytest.raises(NotFoundError):
         export(ward.lake, f"{COHORT}--2026-11--r1", tmp_path / "new")
     assert not [p.name for p in tmp_path.iterdir() if p.name.startswith(".")]
+
+
+def test_what_people_say_is_on_the_card_or_said_to_be_lacking(ward: Ward, tmp_path: Path) -> None:
+    said = 'card: {terms: "Ethics board 12/34.", licence: CC-BY-4.0, intended_uses: [teaching], review_months: 6}\n'
+    ward.asks(extra=said)
+    ward.trains()
+    folder = released(ward, tmp_path / "out")
+    text = (folder / "card.md").read_text(encoding="utf-8")
+    for words in (
+        "Ethics board 12/34.",
+        "CC-BY-4.0",
+        "- teaching",
+        "| contact | **nobody has said so yet** |",
+        "2027-04",
+    ):
+        assert words in text, words
+    assert card(folder)["statement"]["lacking"] == ["contact", "citation", "population", "forbidden_uses"]
+
+
+def test_the_cards_tell_what_was_measured_and_what_was_not(ward: Ward, tmp_path: Path) -> None:
+    folder = released(ward, tmp_path / "out")
+    measured = card(folder)["evidence"]
+    assert "membership: shadow models (LiRA)" in measured["not_tried"]
+    assert "inference of attributes from known ones, excess over people outside training" in measured["tried"]
+    assert {f["metric"] for f in measured["figures"]} >= {"priv.mia.max_auc", "fid.marg.jsd"}
+    assert next(f for f in measured["figures"] if f["metric"] == "priv.mia.max_auc")["passed"] is True
+    model = json.loads((folder / "model_card.json").read_text(encoding="utf-8"))
+    assert model["generator"] == "independent"
+    assert model["parameters"] > 0
+    assert model["training"]["rows"] > 100
+    assert model["trained"]["training_rows"] == ward.current("features").sha256
+    text = (folder / "model_card.md").read_text(encoding="utf-8")
+    for words in ("# Model card: independent", "The model does not leave the house", "shadow models", "Ada Moreau"):
+        assert words in text, words
+
+
+def test_machines_can_read_the_release(ward: Ward, tmp_path: Path) -> None:
+    """The Croissant document is valid by MLCommons' own reader, and its record set gives the released rows."""
+    import mlcroissant
+
+    folder = released(ward, tmp_path / "out")
+    data = mlcroissant.Dataset(jsonld=folder / "croissant.json")
+    assert not data.metadata.issues.errors, data.metadata.issues.report()
+    rows = pq.ParquetFile(folder / "data.parquet").read()
+    assert [f.name for f in data.metadata.record_sets[0].fields] == rows.column_names
+    first = next(iter(data.records("rows")))
+    assert first["rows/age"] == pytest.approx(rows.column("age")[0].as_py())
+    said = {o.name: o.sha256 for o in data.metadata.distribution}
+    sums = dict(reversed(line.split("  ")) for line in (folder / "SHA256SUMS").read_text().splitlines())
+    assert said == {name: sums[name] for name in ("data.csv", "data.parquet")}
+
+
+def test_the_report_that_leaves_names_its_waivers(ward: Ward, tmp_path: Path) -> None:
+    from datetime import date
+
+    ward.finds(fid_marg_jsd=0.2)
+    ward.trains()
+    waive(ward.lake, ward.cell(), "jsd_mean", until=date(2031, 5, 6), reason="a small ward", **OFFICER)
+    page = (released(ward, tmp_path / "out") / "evaluation.html").read_text(encoding="utf-8")
+    for words in ("2031-05-06", "a small ward", "Ada Moreau", f"{COHORT}--2026-10--r1"):
+        assert words in page, words

@@ -20,7 +20,7 @@ PLAN = EvaluationPlan((TASK,))
 
 
 def row(metric: str, value: float | None, se: float = 0.0, replicate: int = -1, **more: object) -> MetricResult:
-    null = 0.004 if metric == "fid.marg.jsd" else 0.5
+    null = 0.004 if metric in ("fid.marg.jsd", "ehr.abundance") else 0.5
     made = find_metric(metric).spec.result(value, se=se, n=2000, null=null)
     return replace(made, replicate=replicate, **more)
 

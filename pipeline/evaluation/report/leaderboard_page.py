@@ -76,8 +76,8 @@ def _line(row: Mapping[str, Any], *, first: bool) -> str:
 def _scatter(rows: Sequence[Mapping[str, Any]]) -> str:
     """Utility (or, without a task, correlation error turned round) against the best membership attack, with intervals."""
     use = next((k for k in ("utility_ratio", "corr_rmse") if any(_value(r, k) is not None for r in rows)), None)
-    points = [(r, _value(r, use), _value(r, "mia_auc")) for r in rows] if use else []
-    points = [(r, x, y) for r, x, y in points if x is not None and y is not None]
+    both = [(r, _value(r, use), _value(r, "mia_auc")) for r in rows] if use else []
+    points = [(r, x, y) for r, x, y in both if x is not None and y is not None]
     if not points or use is None:
         return "<p>No generator has both figures.</p>"
     xs = [v for r, *_ in points for v in _ends(r, use)]
@@ -97,9 +97,9 @@ def _scatter(rows: Sequence[Mapping[str, Any]]) -> str:
         'stroke-opacity=".4" stroke-dasharray="4 3"/>',
     ]
     for i in range(5):
-        x, y = x0 + i * (x1 - x0) / 4, y0 + i * (y1 - y0) / 4
-        parts.append(f'<text x="{across(x):.1f}" y="{BOTTOM + 18}" text-anchor="middle" class="tick">{x:.3g}</text>')
-        parts.append(f'<text x="{LEFT - 8}" y="{down(y) + 4:.1f}" text-anchor="end" class="tick">{y:.3g}</text>')
+        at, up = x0 + i * (x1 - x0) / 4, y0 + i * (y1 - y0) / 4
+        parts.append(f'<text x="{across(at):.1f}" y="{BOTTOM + 18}" text-anchor="middle" class="tick">{at:.3g}</text>')
+        parts.append(f'<text x="{LEFT - 8}" y="{down(up) + 4:.1f}" text-anchor="end" class="tick">{up:.3g}</text>')
     words = "share of skill kept (right is better)" if use == "utility_ratio" else "correlation error (left is better)"
     parts.append(f'<text x="{(LEFT + RIGHT) / 2}" y="{BOTTOM + 42}" text-anchor="middle" class="tick">{words}</text>')
     for row, x, y in points:

@@ -67,11 +67,11 @@ def schema_rules(results: Sequence[MetricResult], gate: GateSpec) -> list[Rule]:
 def rules(results: Sequence[MetricResult], gate: GateSpec, references: References) -> list[Rule]:
     """Columns alone and together, codes, detection."""
     return [
-        *_divergence(results, gate),
+        *_above_chance(DIVERGENCE, results, gate.jsd_mean_max),
         *_collapse(results, gate),
         *_dependence(results, gate, references),
         *within(CODES, headline(results, CODES.metric), gate.code_total_ratio),
-        *at_most(ABUNDANCE, headline(results, ABUNDANCE.metric), gate.code_abundance_max),
+        *_above_chance(ABUNDANCE, results, gate.code_abundance_max),
         *warned_above(DETECTION, headline(results, DETECTION.metric), gate.detect_auc_warn),
     ]
 
@@ -89,15 +89,15 @@ def _adherence(results: Sequence[MetricResult]) -> Rule:
     return Rule(ADHERENCE.name, "schema", lowest.value, 1.0, None, passed(good), None, words, ADHERENCE.metric)
 
 
-def _divergence(results: Sequence[MetricResult], gate: GateSpec) -> list[Rule]:
-    """The mean divergence; what two real samples of this size differ by alone is no failure of the generator."""
-    row = headline(results, DIVERGENCE.metric)
-    found = at_most(DIVERGENCE, row, gate.jsd_mean_max)
+def _above_chance(question: Question, results: Sequence[MetricResult], limit: float) -> list[Rule]:
+    """A distance between distributions; what two real samples of this size differ by is no failure of the generator."""
+    row = headline(results, question.metric)
+    found = at_most(question, row, limit)
     if not found or found[0].status != "fail" or row is None or row.value is None or row.null_value is None:
         return found
-    if row.value - row.null_value > gate.jsd_mean_max:
+    if row.value - row.null_value > limit:
         return found
-    needed = ceil(row.n * row.value / gate.jsd_mean_max) if row.n else None
+    needed = ceil(row.n * row.value / limit) if row.n else None
     words = (
         f"{found[0].words}: two real samples of this size differ by {three(row.null_value)} by chance alone"
         + (f", about {needed:,} a side are needed" if needed else "")

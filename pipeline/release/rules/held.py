@@ -72,29 +72,34 @@ class Question:
 
 def at_most(question: Question, row: MetricResult | None, limit: float) -> list[Rule]:
     """The upper end must not exceed the limit."""
-    return without_value(question, row, limit) or [_held(question, row, limit, lower=False)]
+    if row is None or row.value is None:
+        return without_value(question, row, limit)
+    return [_held(question, row, row.value, limit, lower=False)]
 
 
 def at_least(question: Question, row: MetricResult | None, limit: float) -> list[Rule]:
     """The lower end must not fall below the limit."""
-    return without_value(question, row, limit) or [_held(question, row, limit, lower=True)]
+    if row is None or row.value is None:
+        return without_value(question, row, limit)
+    return [_held(question, row, row.value, limit, lower=True)]
 
 
 def within(question: Question, row: MetricResult | None, limits: tuple[float, float]) -> list[Rule]:
     """Both ends must lie between the limits: the worse of the two sides is the rule."""
-    lacking = without_value(question, row, limits[1])
-    if lacking:
-        return lacking
-    both = [_held(question, row, limits[0], lower=True), _held(question, row, limits[1], lower=False)]
+    if row is None or row.value is None:
+        return without_value(question, row, limits[1])
+    both = [
+        _held(question, row, row.value, limits[0], lower=True),
+        _held(question, row, row.value, limits[1], lower=False),
+    ]
     order = ("fail", "underpowered", "pass")
     return [min(both, key=lambda rule: order.index(rule.status))]
 
 
 def warned_above(question: Question, row: MetricResult | None, limit: float) -> list[Rule]:
     """A warning where the upper end exceeds the limit; never a failure, but a figure that is missing is one."""
-    lacking = without_value(question, row, limit)
-    if lacking or row is None or row.value is None:
-        return lacking
+    if row is None or row.value is None:
+        return without_value(question, row, limit)
     end = row.value if row.ci_hi is None else row.ci_hi
     words = f"{question.what}: {question.show(row.value)}, a warning above {limit:g}, upper end {question.show(end)}"
     status: RuleStatus = "warn" if end > limit else "pass"
@@ -103,9 +108,8 @@ def warned_above(question: Question, row: MetricResult | None, limit: float) -> 
 
 def exactly(question: Question, row: MetricResult | None, limit: float, words: str) -> list[Rule]:
     """The value itself, which has no interval (a count, an alarm), must not exceed the limit."""
-    lacking = without_value(question, row, limit)
-    if lacking or row is None or row.value is None:
-        return lacking
+    if row is None or row.value is None:
+        return without_value(question, row, limit)
     status: RuleStatus = "pass" if row.value <= limit else "fail"
     return [Rule(question.name, question.group, row.value, limit, None, status, None, words, question.metric)]
 
@@ -128,18 +132,10 @@ def missing(question: Question, limit: float | None, why: str = "") -> Rule:
     return Rule(question.name, question.group, None, limit, None, "fail", None, words, question.metric)
 
 
-def concerned(row: MetricResult | None) -> bool:
-    """Is there anything to ask: is the figure not one that does not concern the table?"""
-    return row is None or row.status != "not_applicable"
-
-
-def _held(question: Question, row: MetricResult | None, limit: float, *, lower: bool) -> Rule:
-    """A value and its pessimistic end against a limit."""
-    if row is None or row.value is None:
-        return missing(question, limit)
+def _held(question: Question, row: MetricResult, value: float, limit: float, *, lower: bool) -> Rule:
+    """A figure and its pessimistic end against a limit."""
     given = row.ci_lo if lower else row.ci_hi
-    end = row.value if given is None else given
-    return compared(question, row.value, end, limit, row.n, lower=lower)
+    return compared(question, value, value if given is None else given, limit, row.n, lower=lower)
 
 
 def compared(question: Question, value: float, end: float, limit: float, n: int | None, *, lower: bool) -> Rule:
