@@ -38,17 +38,18 @@ def fit_boosting(
     model = HistGradientBoostingClassifier(
         max_iter=rounds, early_stopping=early_stopping, categorical_features=nominal, random_state=seed
     )
-    with _threads(features):
+    with bounded_threads(features):
         return model.fit(features, labels)
 
 
 def boosted_scores(model: Any, features: NDArray[np.float64]) -> NDArray[np.float64]:
     """(n,) probability of the second class."""
-    with _threads(features):
+    with bounded_threads(features):
         return model.predict_proba(features)[:, 1]
 
 
-def _threads(features: NDArray[np.float64]) -> AbstractContextManager[Any]:
+def bounded_threads(features: NDArray[np.float64]) -> AbstractContextManager[Any]:
+    """One thread inside where the features are few (see `SMALL_CELLS`), else as many as the caller allows."""
     from threadpoolctl import threadpool_limits
 
     return threadpool_limits(1, user_api="openmp") if features.size <= SMALL_CELLS else nullcontext()

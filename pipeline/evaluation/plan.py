@@ -33,7 +33,7 @@ class EvaluationPlan:
         population: People in the population that the cohort was drawn from, if known.
         profile: "quick", "standard" or "full".
         seed: Seed of every draw that the evaluation makes.
-        device: Where distances are computed: "cpu" or a torch device.
+        device: Where distances are computed, as torch names it; the results do not depend on it.
     """
 
     tasks: tuple[TaskSpec, ...] = ()
@@ -82,13 +82,15 @@ class EvaluationPlan:
         """What an attacker is taken to know of a target, in schema order.
 
         As declared; else the quasi-identifiers and the protected columns; where there are none, half of the columns
-        (the first ones), since no attack can be run by somebody who knows nothing.
+        (the first ones by name, so that the order of columns does not matter), since no attack can be run by somebody
+        who knows nothing.
         """
         columns = schema.modelled()
         if self.known:
             return [c.name for c in columns if c.name in self.known]
         found = [c.name for c in columns if c.role in ("quasi_identifier", "protected") or c.name in self.protected]
-        return found or [c.name for c in columns if c.role != "label"][: len(columns) // 2]
+        first = sorted(c.name for c in columns if c.role != "label")[: len(columns) // 2]
+        return found or [c.name for c in columns if c.name in first]
 
     def secret_columns(self, schema: TableSchema) -> list[str]:
         """Columns whose inference is judged, in schema order: as declared, else all that the attacker does not know."""

@@ -141,6 +141,10 @@ class GateSpec(BaseModel):
     identity_disclosure_max: float = Field(
         default=0.09, description="Meaningful identity disclosure (customary threshold of health-data release)."
     )
+    identity_excess_max: float = Field(
+        default=0.05,
+        description="The same beyond the risk of people outside training: held where even fresh real rows exceed it.",
+    )
     nnaa_loss_max: float = Field(default=0.05, description="Nearest-neighbour adversarial accuracy, holdout - train.")
     dcr_share_warn: float = Field(
         default=0.55, description="Share of rows closer to training than to holdout above which a warning is printed."

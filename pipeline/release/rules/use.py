@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import ceil
 from typing import TYPE_CHECKING
 
@@ -51,7 +52,9 @@ def utility_rules(results: Sequence[MetricResult], gate: GateSpec, tasks: Sequen
             f"calibration_slope[{task}]", "utility", "util.calibration_slope", f"calibration slope on '{task}'", three
         )
         found += within(slope, headline(results, slope.metric, key1=task), gate.calibration_slope)
-    return [*found, *at_least(SIGNS, headline(results, SIGNS.metric), gate.inference_sign_agreement_min)]
+    signs = headline(results, SIGNS.metric)
+    # Its n counts effects: more people would narrow it, more of the same effects would not.
+    return [*found, *at_least(SIGNS, signs and replace(signs, n=None), gate.inference_sign_agreement_min)]
 
 
 def fairness_rules(results: Sequence[MetricResult], gate: GateSpec) -> list[Rule]:
