@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    import pyarrow as pa
+
     from pipeline.evaluation.results import MetricResult
     from pipeline.features.cohort import Cohort
     from pipeline.features.spec import CohortSpec
@@ -184,6 +186,7 @@ def judge_rows(
     with lake.tables.draft(f"evaluation/{generator}", cell.partition) as draft:
         draft.add_table("data", results_table(evaluation.results))
         draft.add_table("draws", draws_table(evaluation.results))
+        draft.add_table("runs", _runs_table(cell, rows, plan, verdict))
         content = verdict.to_dict()
         if rows.model is not None:
             content["bound"] = bound(cell.spec, rows.synthetic, features, references, rows.model)
@@ -192,6 +195,37 @@ def judge_rows(
         version = draft.commit(inputs=inputs, info=said, run_id=run_id)
     _note_verdict(lake, cell, generator, version, rows.synthetic)
     return Judged(version, record, report, evaluation.results, found, verdict)
+
+
+def _runs_table(cell: Cell, rows: Rows, plan: EvaluationPlan, verdict: Verdict) -> pa.Table:
+    """What each replicate's figures are of, to be joined to `data` over `replicate`; no times, so that bytes repeat."""
+    import pyarrow as pa
+
+    model = rows.model
+    drawn = cell.seeds(rows.generator, "sample") if model is not None else []
+    trained = cell.seeds(rows.generator, "fit") if model is not None else []
+    common = {
+        "cohort": cell.cohort,
+        "month": cell.month,
+        "generator": rows.generator,
+        "features": rows.features.sha256,
+        "split_fingerprint": str(rows.features.info.get("split_fingerprint", "")),
+        "references": rows.references.sha256,
+        "synthetic": rows.synthetic.sha256,
+        "model": "" if model is None else model.sha256,
+        "profile": plan.profile,
+        "seed_eval": plan.seed,
+        "gate_version": verdict.version,
+    }
+    seeds = [
+        {"seed_fit": trained[k] if k < len(trained) else None, "seed_sample": drawn[k] if k < len(drawn) else None}
+        for k in range(len(rows.replicates))
+    ]
+    lines = [{"replicate": k, **common, **seeds[k], "rows": cohort.n_rows} for k, cohort in enumerate(rows.replicates)]
+    text = {name: pa.string() for name, value in common.items() if isinstance(value, str)}
+    numbers = dict.fromkeys(("replicate", "seed_eval", "gate_version", "seed_fit", "seed_sample", "rows"), pa.int64())
+    types = {**text, **numbers}
+    return pa.Table.from_pylist(lines, schema=pa.schema([(name, types[name]) for name in lines[0]]))
 
 
 def claim_of(spec: CohortSpec, generator: str, features: Version) -> Claim | None:

@@ -50,3 +50,13 @@ def test_without_a_stored_report_it_says_what_to_do(ward: Ward, tmp_path: Path) 
         write_release_report(
             ward.lake, ward.cell(), evaluation, judging.verdict_of(ward.lake, evaluation), tmp_path / "r.html"
         )
+
+
+def test_the_figures_can_be_joined_to_what_they_are_of(ward: Ward) -> None:
+    evaluation = ward.judges()
+    runs = ward.lake.tables.read(evaluation, "runs").to_pylist()
+    assert [run["replicate"] for run in runs] == [0]
+    assert runs[0]["model"] == ward.lake.models.resolve("model/independent", ward.cell().partition).sha256
+    assert runs[0]["features"] == ward.current("features").sha256
+    assert runs[0]["seed_fit"] == ward.cell().seeds("independent", "fit")[0]
+    assert runs[0]["profile"] == "quick"
