@@ -293,3 +293,27 @@ def test_groups_of_rules_alone() -> None:
     assert verdict.status == "fail"
     assert verdict.only("privacy").status == "pass"
     assert {r.group for r in verdict.only("privacy").rules} == {"privacy"}
+
+
+def test_a_model_that_is_miscalibrated_by_itself_is_held_against_itself() -> None:
+    rows = [r for r in results(util_calibration_slope=(0.62, 0.01))]
+    assert judged(rows)[1]["calibration_slope[death]"].status == "fail"
+    rows.append(row("util.calibration_slope", 0.65, 0.02, scope="task", key1="death", key2="trtr"))
+    rule = judged(rows)[1]["calibration_slope[death]"]
+    assert rule.status == "pass"
+    assert "trained on real rows 0.650" in rule.words
+
+
+def test_signs_that_real_people_would_lose_too_are_no_failure() -> None:
+    def status(value: float, null: float) -> str:
+        rows = [
+            replace(r, value=value, ci_lo=value - 0.1, ci_hi=min(value + 0.1, 1.0), null_value=null)
+            if r.metric == "util.inference.sign_agreement"
+            else r
+            for r in results()
+        ]
+        return judged(rows)[1]["inference_sign_agreement"].status
+
+    assert status(0.85, 0.99) == "fail"
+    assert status(0.85, 0.90) == "underpowered"
+    assert status(0.60, 0.90) == "fail"

@@ -63,4 +63,12 @@ METRICS: dict[str, str] = {
     "lit.vae.f1": "pipeline.evaluation.literal.utility:vae_f1",
     "lit.vae.auc": "pipeline.evaluation.literal.utility:vae_auc",
     "lit.rlsyn.s2r": "pipeline.evaluation.literal.utility:rlsyn_s2r",
+    "lit.scoehr.pcd": "pipeline.evaluation.literal.correlations:scoehr_pcd",
+    "lit.yan.cwc": "pipeline.evaluation.literal.correlations:yan_cwc",
+    "lit.nhsx.corr_rmse": "pipeline.evaluation.literal.correlations:nhsx_corr_rmse",
+    "lit.sdv.cont_kl": "pipeline.evaluation.literal.dependence:sdv_cont_kl",
+    "lit.sdv.disc_kl": "pipeline.evaluation.literal.dependence:sdv_disc_kl",
+    "lit.sdv.quality": "pipeline.evaluation.literal.dependence:sdv_quality",
+    "lit.rlsyn.nmi": "pipeline.evaluation.literal.dependence:rlsyn_nmi",
+    "lit.rlsyn.dwd": "pipeline.evaluation.literal.dependence:rlsyn_dwd",
 }

@@ -1,8 +1,8 @@
-"""Utility: a model trained on synthetic rows and tested on real ones (TSTR), against one trained on real rows (TRTR).
+"""Utility by AUROC: a model trained on synthetic rows and tested on real ones (TSTR), against one trained on real rows.
 
-Each task gives AUROCs of gradient boosting and of logistic regression on the holdout; the task's headline is the
-model that does better when trained on real rows, a choice that no synthetic row can influence. Preprocessing is
-fitted inside the training rows. Leak lists are dropped. All four figures come from one paired bootstrap by subject.
+Each task's headline is the better of boosting and logistic regression where trained on real rows, a choice that no
+synthetic row can influence. Leak lists are dropped. All figures come from one paired bootstrap by subject. What else
+is made of the same scores is in `classification.py`; how they come about in `regimes.py`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.evaluation.boosting import boosted_scores, fit_boosting
-from pipeline.evaluation.encoding import LinearDesign
-from pipeline.evaluation.intervals import auc, weighted_auc
+from pipeline.evaluation.intervals import weighted_auc
 from pipeline.evaluation.registry import metric
 from pipeline.evaluation.results import MetricSpec
+from pipeline.evaluation.utility.regimes import best_model, holdout_draws, holdout_scores, models_of, tested_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,26 +23,23 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.evaluation.context import EvaluationContext, RealSides
-    from pipeline.evaluation.encoding import Side
-    from pipeline.evaluation.results import MetricResult
+    from pipeline.evaluation.results import Cost, MetricResult
+    from pipeline.evaluation.utility.regimes import Regime
     from pipeline.features.evaluation_spec import TaskSpec
 
-MODELS = ("hgb", "lr")
-FEWEST_CASES = 10
-"""Holdout rows of each class below which no AUROC is printed."""
 
-
-def _spec(name: str, direction: int, low: float, high: float, title: str, caption: str) -> MetricSpec:
+def _spec(name: str, direction: int, low: float, high: float, title: str, caption: str, cost: Cost = "A") -> MetricSpec:
     return MetricSpec(
         id=f"util.{name}",
         family="utility",
         direction=1 if direction > 0 else -1,
         range=(low, high),
         needs=frozenset({"T", "H", "S", "task"}),
-        version="1",
+        version="2",
         title=title,
         caption=caption,
         source="train on synthetic, test on real (Esteban 2017); paired bootstrap by subject",
+        cost=cost,
     )
 
 
@@ -64,16 +60,36 @@ RATIO = _spec(
     "Share of the real model's skill above chance that is kept: (TSTR - 1/2) / (TRTR - 1/2). Higher is better; "
     "1 keeps all of it.",
 )  # fmt: skip
+PLUS = _spec(
+    "tstr_plus_auroc", 1, 0, 1, "Trained on real and synthetic rows together (AUROC)",
+    "AUROC on the holdout of the model trained on the training rows and as many synthetic ones. Higher is better; the "
+    "null is what the real rows reach alone.", "C",
+)  # fmt: skip
+AUGMENTATION = _spec(
+    "augmentation", 1, -1, 1, "Gain by augmentation",
+    "AUROC gained by adding synthetic rows to the real training rows. Higher is better; the null is 0: nothing gained.",
+    "C",
+)  # fmt: skip
+TRTS = _spec(
+    "trts_auroc", 1, 0, 1, "Trained on real, tested on synthetic rows (AUROC)",
+    "AUROC on synthetic rows of the model trained on real ones. Far below the real model's own AUROC, synthetic labels "
+    "do not follow from the features; far above, they follow too neatly. Real rows would give the same as TRTR.", "C",
+)  # fmt: skip
+TSTS = _spec(
+    "tsts_auroc", 1, 0, 1, "Trained and tested on synthetic rows (AUROC)",
+    "AUROC out of fold within the synthetic rows: what somebody who has nothing else would report. It may be anything, "
+    "whatever the rows are worth; compare it with TSTR.", "C",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class TaskScores:
-    """AUROCs of one task and model on the holdout.
+    """AUROC of one task, model and regime.
 
     Attributes:
         value: AUROC, or None with `note`.
-        draws: (draws,) bootstrap AUROCs; every regime uses the same draws.
-        n: Holdout rows.
+        draws: (draws,) bootstrap AUROCs; every regime that is tested on the holdout uses the same draws.
+        n: Tested rows.
         note: What to bear in mind.
     """
 
@@ -83,35 +99,32 @@ class TaskScores:
     note: str = ""
 
 
+Figure = tuple[float | None, "NDArray[np.float64]", str]
+
+
 @metric(TRTR)
 def trtr_auroc(ctx: EvaluationContext) -> list[MetricResult]:
     """What real training rows reach; the same for every generator."""
-    return _rows(ctx, TRTR, lambda real, _: (real.value, real.draws, real.note), null=None)
+    return _rows(ctx, TRTR, ("trtr",), lambda real: (real.value, real.draws, real.note), null=None)
 
 
 @metric(TSTR)
 def tstr_auroc(ctx: EvaluationContext) -> list[MetricResult]:
     """What synthetic training rows reach."""
-    return _rows(ctx, TSTR, lambda _, made: (made.value, made.draws, made.note), null=0.5)
+    return _rows(ctx, TSTR, ("tstr",), lambda made: (made.value, made.draws, made.note), null=0.5)
 
 
 @metric(GAP)
 def gap(ctx: EvaluationContext) -> list[MetricResult]:
     """TRTR minus TSTR on the same holdout rows."""
-
-    def figure(real: TaskScores, made: TaskScores) -> tuple[float | None, NDArray[np.float64], str]:
-        if real.value is None or made.value is None:
-            return None, real.draws, real.note or made.note
-        return real.value - made.value, real.draws - made.draws, made.note
-
-    return _rows(ctx, GAP, figure, null=0.0)
+    return _rows(ctx, GAP, ("trtr", "tstr"), lambda real, made: _difference(real, made), null=0.0)
 
 
 @metric(RATIO)
 def ratio(ctx: EvaluationContext) -> list[MetricResult]:
     """Share of the skill above chance; not estimable where the real model's own skill is within 3 errors of chance."""
 
-    def figure(real: TaskScores, made: TaskScores) -> tuple[float | None, NDArray[np.float64], str]:
+    def figure(real: TaskScores, made: TaskScores) -> Figure:
         if real.value is None or made.value is None:
             return None, real.draws, real.note or made.note
         skill = real.value - 0.5
@@ -119,117 +132,95 @@ def ratio(ctx: EvaluationContext) -> list[MetricResult]:
             return None, real.draws, "the model trained on real rows is no better than chance"
         return (made.value - 0.5) / skill, (made.draws - 0.5) / np.maximum(real.draws - 0.5, 1e-3), made.note
 
-    return _rows(ctx, RATIO, figure, null=1.0)
+    return _rows(ctx, RATIO, ("trtr", "tstr"), figure, null=1.0)
+
+
+@metric(PLUS)
+def tstr_plus_auroc(ctx: EvaluationContext) -> list[MetricResult]:
+    """What real and synthetic rows reach together."""
+    return _rows(ctx, PLUS, ("tstr_plus",), lambda both: (both.value, both.draws, both.note), null=None)
+
+
+@metric(AUGMENTATION)
+def augmentation(ctx: EvaluationContext) -> list[MetricResult]:
+    """TSTR+ minus TRTR on the same holdout rows."""
+    return _rows(ctx, AUGMENTATION, ("tstr_plus", "trtr"), lambda both, real: _difference(both, real), null=0.0)
+
+
+@metric(TRTS)
+def trts_auroc(ctx: EvaluationContext) -> list[MetricResult]:
+    """What the real model makes of synthetic rows."""
+    return _rows(ctx, TRTS, ("trts",), lambda made: (made.value, made.draws, made.note), null=None)
+
+
+@metric(TSTS)
+def tsts_auroc(ctx: EvaluationContext) -> list[MetricResult]:
+    """What synthetic rows say of themselves."""
+    return _rows(ctx, TSTS, ("tsts",), lambda made: (made.value, made.draws, made.note), null=None)
+
+
+def _difference(first: TaskScores, second: TaskScores) -> Figure:
+    if first.value is None or second.value is None:
+        return None, first.draws, first.note or second.note
+    return first.value - second.value, first.draws - second.draws, first.note or second.note
 
 
 def _rows(
     ctx: EvaluationContext,
     spec: MetricSpec,
-    figure: Callable[[TaskScores, TaskScores], tuple[float | None, NDArray[np.float64], str]],
+    regimes: tuple[Regime, ...],
+    figure: Callable[..., Figure],
     null: float | None,
 ) -> list[MetricResult]:
+    """A row for each task's headline model and each model; `figure` is given the AUROCs of the regimes."""
     rows = []
     for task in ctx.plan.tasks:
-        best = _best_model(ctx.sides, task)
-        for model in ("", *MODELS):
+        best = best_model(ctx.sides, task)
+        for model in ("", *models_of(ctx.sides)):
             used = model or best
-            real, made = _real_scores(ctx.sides, task, used), _synthetic_scores(ctx, task, used)
-            value, draws, note = figure(real, made)
+            given = [task_auroc(ctx, task, used, regime) for regime in regimes]
+            value, draws, note = figure(*given)
+            shared = value is not None and not {"trts", "tsts"} & set(regimes)
             rows.append(
                 spec.result(
                     value,
                     se=float(draws.std(ddof=1)) if value is not None else None,
-                    n=real.n,
+                    n=given[0].n,
                     null=null,
                     scope="task",
                     key1=task.name,
                     key2=model,
                     note=note if model else f"model: {used}" + (f"; {note}" if note else ""),
+                    draws=draws if shared and not model else None,
                 )
             )
     return rows
 
 
-def _real_scores(sides: RealSides, task: TaskSpec, model: str) -> TaskScores:
-    return sides.once(f"trtr/{task.name}/{model}", lambda: _score(sides, sides.train, task, model, "train"))
+def task_auroc(ctx: EvaluationContext, task: TaskSpec, model: str, regime: Regime) -> TaskScores:
+    """AUROC and its bootstrap of one task, model and regime; made once."""
 
-
-def _synthetic_scores(ctx: EvaluationContext, task: TaskSpec, model: str) -> TaskScores:
     def make() -> TaskScores:
-        if ctx.synthetic.cohort is ctx.sides.train.cohort:
-            return _real_scores(ctx.sides, task, model)
-        return _score(ctx.sides, ctx.synthetic, task, model, f"synthetic/{ctx.replicate}")
+        fit = holdout_scores(ctx, task, model, regime)
+        if fit.reason:
+            return TaskScores(None, np.zeros(ctx.sides.profile.draws), fit.size, fit.reason)
+        weights = tested_weights(ctx, fit, regime)
+        return TaskScores(fit.auc, weighted_auc(fit.scores, fit.truth, weights), len(fit.rows), fit.note)
 
-    return ctx.once(f"tstr/{task.name}/{model}", make)
-
-
-def _best_model(sides: RealSides, task: TaskSpec) -> str:
-    values = {m: _real_scores(sides, task, m).value for m in MODELS}
-    return max(MODELS, key=lambda m: (-1.0 if values[m] is None else float(values[m] or 0.0), m))
-
-
-def labels_of(side: Side, task: TaskSpec) -> NDArray[np.float64] | None:
-    """(n,) 1 where the label is positive, 0 where it is another level, NaN where missing; None of a numeric label."""
-    column = next(c for c in side.encoder.columns if c.name == task.label)
-    if not column.discrete or not column.levels:
-        return None
-    positive = len(column.levels) - 1
-    if task.positive is not None:
-        texts = [str(level) for level in column.levels]
-        positive = texts.index(str(task.positive)) if str(task.positive) in texts else -9
-    code = side.codes[task.label]
-    return np.where(code < 0, np.nan, (code == positive).astype(np.float64))
+    if regime == "trtr" or (regime == "tstr" and ctx.synthetic.cohort is ctx.sides.train.cohort):
+        return real_auroc(ctx.sides, task, model)
+    return ctx.once(f"auroc/{regime}/{task.name}/{model}", make)
 
 
-def _score(sides: RealSides, training: Side, task: TaskSpec, model: str, name: str) -> TaskScores:
-    """Train on one side, score the holdout."""
-    test, given = labels_of(sides.holdout, task), labels_of(training, task)
-    none = np.zeros(sides.profile.draws)
-    if test is None or given is None:
-        return TaskScores(None, none, 0, f"the label '{task.label}' is not discrete")
-    tested = np.flatnonzero(~np.isnan(test))
-    positives = int(np.nansum(test))
-    if min(positives, len(tested) - positives) < FEWEST_CASES:
-        return TaskScores(None, none, len(tested), f"fewer than {FEWEST_CASES} holdout rows of a class")
-    known = np.flatnonzero(~np.isnan(given))
-    size = min(len(known), sides.profile.training_rows)
-    rows = known[sides.sample(len(known), size, "util", task.name, name)] if size else known
-    truth = test[tested] > 0.5
-    if len(np.unique(given[rows])) < 2:
-        return TaskScores(
-            0.5, none + 0.5, len(tested), "only one class among the training rows: nothing to learn, 0.5 by definition"
-        )
-    drop = (task.label, *task.leak)
-    seed = int(sides.rng("util", task.name, model, name).integers(2**31))
-    scores = _predict(sides, training, rows, given[rows] > 0.5, tested, drop, model, seed)
-    weights = sides.holdout_weights[:, tested]
-    return TaskScores(auc(scores, truth), weighted_auc(scores, truth, weights), len(tested))
+def real_auroc(sides: RealSides, task: TaskSpec, model: str) -> TaskScores:
+    """AUROC and its bootstrap of the model trained on T; the same for every generator."""
+    from pipeline.evaluation.utility.regimes import real_scores
 
+    def make() -> TaskScores:
+        fit = real_scores(sides, task, model)
+        if fit.reason:
+            return TaskScores(None, np.zeros(sides.profile.draws), fit.size, fit.reason)
+        draws = weighted_auc(fit.scores, fit.truth, holdout_draws(sides, fit))
+        return TaskScores(fit.auc, draws, len(fit.rows), fit.note)
 
-def _predict(
-    sides: RealSides,
-    training: Side,
-    rows: NDArray[np.int64],
-    labels: NDArray[np.bool_],
-    tested: NDArray[np.int64],
-    drop: tuple[str, ...],
-    model: str,
-    seed: int,
-) -> NDArray[np.float64]:
-    if model == "hgb":
-        features = training.tree_features(drop)
-        kept, nominal = features.usable(features.matrix[rows])
-        if not len(kept):
-            return np.zeros(len(tested))
-        boosted = fit_boosting(
-            features.matrix[np.ix_(rows, kept)], labels, nominal, rounds=100, early_stopping=False, seed=seed
-        )
-        return boosted_scores(boosted, sides.holdout.tree_features(drop).matrix[np.ix_(tested, kept)])
-    from sklearn.linear_model import LogisticRegression
-
-    design = LinearDesign(training, rows, drop=drop)
-    if not design.names:
-        return np.zeros(len(tested))
-    linear = LogisticRegression(C=1.0, max_iter=500)
-    linear.fit(design.transform(training)[rows], labels)
-    return np.asarray(linear.decision_function(design.transform(sides.holdout)[tested]), dtype=np.float64)
+    return sides.once(f"auroc/trtr/{task.name}/{model}", make)

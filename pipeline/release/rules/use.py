@@ -48,13 +48,8 @@ def utility_rules(results: Sequence[MetricResult], gate: GateSpec, tasks: Sequen
     found: list[Rule] = []
     for task in tasks:
         found += _ratio(results, gate, task)
-        slope = Question(
-            f"calibration_slope[{task}]", "utility", "util.calibration_slope", f"calibration slope on '{task}'", three
-        )
-        found += within(slope, headline(results, slope.metric, key1=task), gate.calibration_slope)
-    signs = headline(results, SIGNS.metric)
-    # Its n counts effects: more people would narrow it, more of the same effects would not.
-    return [*found, *at_least(SIGNS, signs and replace(signs, n=None), gate.inference_sign_agreement_min)]
+        found += _slope(results, gate, task)
+    return [*found, *_signs(results, gate)]
 
 
 def fairness_rules(results: Sequence[MetricResult], gate: GateSpec) -> list[Rule]:
@@ -70,6 +65,32 @@ def fairness_rules(results: Sequence[MetricResult], gate: GateSpec) -> list[Rule
         *at_most(GAP, headline(results, GAP.metric), gate.delta_auroc_gap_max),
         *at_least(WORST_GROUP, headline(results, WORST_GROUP.metric), gate.worst_group_ratio_min),
     ]  # fmt: skip
+
+
+def _slope(results: Sequence[MetricResult], gate: GateSpec, task: str) -> list[Rule]:
+    """Calibration; where the model is miscalibrated even if real rows train it, its slope is held against that one."""
+    metric, (low, high) = "util.calibration_slope", gate.calibration_slope
+    question = Question(f"calibration_slope[{task}]", "utility", metric, f"calibration slope on '{task}'", three)
+    real = headline(results, metric, key1=task, key2="trtr")
+    row = headline(results, metric, key1=task)
+    if real is None or real.value is None or real.value <= 0 or low <= real.value <= high:
+        return within(question, row, gate.calibration_slope)
+    what = f"{question.what} (trained on real rows {three(real.value)})"
+    return within(replace(question, what=what), row, (low * real.value, high * real.value))
+
+
+def _signs(results: Sequence[MetricResult], gate: GateSpec) -> list[Rule]:
+    """Signs of effects; where even another real sample is expected to miss the limit, only a certain loss fails."""
+    row, limit = headline(results, SIGNS.metric), gate.inference_sign_agreement_min
+    # Its n counts effects: more people would narrow it, more of the same effects would not.
+    found = at_least(SIGNS, row and replace(row, n=None), limit)
+    if not found or row is None or row.value is None or row.null_value is None or row.null_value >= limit:
+        return found
+    upper = row.value if row.ci_hi is None else row.ci_hi
+    if found[0].status == "pass" or upper < row.null_value:
+        return found
+    words = f"{found[0].words}; of so many real people {percent(row.null_value)} would be expected"
+    return [replace(found[0], status="underpowered", words=words)]
 
 
 def _ratio(results: Sequence[MetricResult], gate: GateSpec, task: str) -> list[Rule]:
