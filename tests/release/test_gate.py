@@ -20,7 +20,7 @@ PLAN = EvaluationPlan((TASK,))
 
 
 def row(metric: str, value: float | None, se: float = 0.0, replicate: int = -1, **more: object) -> MetricResult:
-    null = 0.004 if metric in ("fid.marg.jsd", "ehr.abundance") else 0.5
+    null = {"fid.marg.jsd": 0.004, "ehr.abundance": 0.004, "util.inference.sign_agreement": 1.0}.get(metric, 0.5)
     made = find_metric(metric).spec.result(value, se=se, n=2000, null=null)
     return replace(made, replicate=replicate, **more)
 
@@ -296,7 +296,7 @@ def test_groups_of_rules_alone() -> None:
 
 
 def test_a_model_that_is_miscalibrated_by_itself_is_held_against_itself() -> None:
-    rows = [r for r in results(util_calibration_slope=(0.62, 0.01))]
+    rows = results(util_calibration_slope=(0.62, 0.01))
     assert judged(rows)[1]["calibration_slope[death]"].status == "fail"
     rows.append(row("util.calibration_slope", 0.65, 0.02, scope="task", key1="death", key2="trtr"))
     rule = judged(rows)[1]["calibration_slope[death]"]
