@@ -92,9 +92,9 @@ def judge(
     seeds = len({r.replicate for r in results if r.replicate >= 0})
     rules = [
         *_process(gate, known, seeds),
-        *fidelity.schema_rules(results, gate),
         *privacy.rules(results, gate, known),
         *(privacy.claim_rules(results, claim.privacy, claim.people) if claim is not None else []),
+        *fidelity.schema_rules(results, gate),
         *fidelity.rules(results, gate, known),
         *use.utility_rules(results, gate, [task.name for task in plan.tasks]),
         *use.fairness_rules(results, gate),

@@ -69,7 +69,7 @@ def test_from_review_to_export_and_back(cli: Cli, ward: Ward, tmp_path: Path) ->
     assert "seen" in done(cli("review", COHORT))
     [row] = json.loads(cli("releases", "--json")[1])
     assert (row["release"], row["state"]) == (RELEASE, "published")
-    assert "6 files" in done(cli("export", RELEASE, tmp_path / "out"))
+    assert "11 files" in done(cli("export", RELEASE, tmp_path / "out"))
     assert "is not empty" in error(cli("export", RELEASE, tmp_path / "out"))
     assert "Its files are gone" in done(cli("withdraw", RELEASE, "--as", "Bo", "--reason", "wrong units"))
     assert "wrong units" in error(cli("export", RELEASE, tmp_path / "again"))

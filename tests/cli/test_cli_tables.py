@@ -182,8 +182,8 @@ def test_evaluate_says_what_is_wrong(ward: Path, tmp_path: Path, cli: Callable[.
     other = write_csv(tmp_path / "other.csv", [{"age": "1", "ward": "007"}] * 40)
     odd = write_csv(tmp_path / "odd.csv", [{**row, "age": SECRET} for row in made_up(4)])
     for options, wanted in [
-        ({"--synthetic": other}, "other.csv: The file lacks 8 columns of the training file"),
-        ({"--synthetic": odd}, "odd.csv: column age: The values do not fit the training file's type int64."),
+        ({"--holdout": other}, "other.csv: The file lacks 8 columns of the training file"),
+        ({"--holdout": odd}, "odd.csv: column age: The values do not fit the training file's type int64."),
         ({"--holdout": tmp_path / "nix.csv"}, "There is no such file."),
         ({"--label": "nix"}, "There is no column 'nix'."),
         ({"--label": "age"}, "column age: The label must have two values; it is"),
