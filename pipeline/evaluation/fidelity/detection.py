@@ -1,8 +1,9 @@
-"""Joint fidelity: can a classifier tell synthetic rows from real ones? And the alarm for verbatim copies.
+"""Joint fidelity: can gradient boosting tell synthetic rows from real ones? And the alarm for verbatim copies.
 
 Gradient boosting in five folds; scores are pooled out of fold, the AUC is never folded at 1/2. Detection is against
 the holdout with identical rows kept in one fold; the copy alarm is against the training rows with identical rows
 left apart, where an AUC below 1/2 means that a record met in training with one label came back with the other.
+Other classifiers are in `detectors.py`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.evaluation.boosting import boosted_scores, fit_boosting
+from pipeline.evaluation.fidelity.two_sample import mean_error
 from pipeline.evaluation.intervals import Auc, delong, roc_points
 from pipeline.evaluation.registry import metric
 from pipeline.evaluation.results import MetricSpec
@@ -41,6 +43,30 @@ DETECT = MetricSpec(
     "Lower is better.",
     source="HistGradientBoosting, 200 rounds with early stopping, 5 folds, DeLong interval",
 )
+SCORE = MetricSpec(
+    id="fid.joint.detect_score",
+    family="fidelity",
+    direction=1,
+    range=(0.0, 1.0),
+    needs=frozenset({"H", "S"}),
+    version="1",
+    title="Undetectability by gradient boosting",
+    caption="1 - 2 |AUC - 1/2| of the same classifier: 1 is undetectable, 0 is always told (or always mistaken). Higher is "
+    "better; the null is a little under 1 and is printed.",
+    source="fid.joint.detect_auc, rescaled",
+)
+DISC = MetricSpec(
+    id="fid.joint.disc_score",
+    family="fidelity",
+    direction=-1,
+    range=(0.0, 0.5),
+    needs=frozenset({"H", "S"}),
+    version="1",
+    title="Discriminative score (|accuracy - 1/2|)",
+    caption="How far the accuracy of the same classifier on unseen fifths of the rows lies from one half. Lower is better; "
+    "the null is what chance leaves and is printed.",
+    source="Yoon et al. 2019 (TimeGAN), on five test parts of 20 %",
+)
 COPY_ALARM = MetricSpec(
     id="fid.joint.detect_copy_alarm",
     family="privacy",
@@ -63,6 +89,7 @@ class Detection:
         result: AUC with its standard error; None where no classifier could be trained.
         scores: (2 n,) probability of being synthetic.
         labels: (2 n,) True for synthetic rows.
+        clusters: (2 n,) subject numbers.
         importance: Loss of AUC when a column or block is shuffled within the test folds, most telling first.
         reason: Why there is no result.
     """
@@ -70,6 +97,7 @@ class Detection:
     result: Auc | None
     scores: NDArray[np.float64]
     labels: NDArray[np.bool_]
+    clusters: NDArray[np.int64]
     importance: list[tuple[str, float]]
     reason: str = ""
 
@@ -77,8 +105,7 @@ class Detection:
 @metric(DETECT)
 def detect_auc(ctx: EvaluationContext) -> list[MetricResult]:
     """Holdout against synthetic, equally many rows, identical rows in one fold."""
-    size = min(len(ctx.synthetic), len(ctx.sides.holdout), ctx.sides.profile.rows)
-    found = detect(ctx, ctx.sides.holdout, size, "fid.joint.detect_auc", group_identical=True, explain=ctx.with_plots)
+    size, found = against_holdout(ctx)
     if found.result is None:
         return [DETECT.result(None, n=size, null=0.5, note=found.reason)]
     if ctx.with_plots:
@@ -90,6 +117,34 @@ def detect_auc(ctx: EvaluationContext) -> list[MetricResult]:
             "importance": [[name, round(value, 4)] for name, value in found.importance],
         }
     return [DETECT.result(found.result.value, se=found.result.se, n=size, null=0.5)]
+
+
+@metric(SCORE)
+def detect_score(ctx: EvaluationContext) -> list[MetricResult]:
+    """The interval is that of the AUC, folded at 1/2."""
+    size, found = against_holdout(ctx)
+    null = 1 - 2 * np.sqrt(2 / np.pi) * np.sqrt((2 * size + 1) / (12 * size * size)) if size else None
+    if found.result is None:
+        return [SCORE.result(None, n=size, null=null, note=found.reason)]
+    off = found.result.value - 0.5
+    ends = found.result.interval()
+    near = 0.0 if ends[0] <= 0.5 <= ends[1] else min(abs(e - 0.5) for e in ends)
+    interval = (1 - 2 * max(abs(e - 0.5) for e in ends), 1 - 2 * near)
+    return [SCORE.result(1 - 2 * abs(off), se=2 * found.result.se, interval=interval, n=size, null=null)]
+
+
+@metric(DISC)
+def disc_score(ctx: EvaluationContext) -> list[MetricResult]:
+    """Accuracy at one half, pooled over the five test parts."""
+    size, found = against_holdout(ctx)
+    null = float(np.sqrt(2 / np.pi) * 0.5 / np.sqrt(2 * size)) if size else None
+    if found.result is None:
+        return [DISC.result(None, n=size, null=null, note=found.reason)]
+    right = np.where(found.scores == 0.5, 0.5, (found.scores > 0.5) == found.labels)
+    off, error = float(right.mean()) - 0.5, mean_error(right, found.clusters)
+    low, high = off - 1.959964 * error, off + 1.959964 * error
+    interval = (0.0 if low <= 0 <= high else min(abs(low), abs(high)), min(0.5, max(abs(low), abs(high))))
+    return [DISC.result(abs(off), se=error, interval=interval, n=size, null=null)]
 
 
 @metric(COPY_ALARM, floor="ref_train")
@@ -104,17 +159,27 @@ def detect_copy_alarm(ctx: EvaluationContext) -> list[MetricResult]:
     return [COPY_ALARM.result(found.result.value, se=found.result.se, n=size, null=0.5, note=note)]
 
 
+def against_holdout(ctx: EvaluationContext) -> tuple[int, Detection]:
+    """Rows a side and the detection of synthetic against holdout rows, made once."""
+    size = min(len(ctx.synthetic), len(ctx.sides.holdout), ctx.sides.profile.rows)
+
+    def find() -> Detection:
+        return detect(ctx, ctx.sides.holdout, size, DETECT.id, group_identical=True, explain=ctx.with_plots)
+
+    return size, ctx.once("joint/detection", find)
+
+
 def detect(
     ctx: EvaluationContext, real: Side, size: int, metric_id: str, *, group_identical: bool, explain: bool
 ) -> Detection:
     """Cross-fitted gradient boosting on `size` rows a side; `explain` adds permutation importance by column."""
-    nothing = np.array([]), np.array([], dtype=bool)
+    nothing = np.array([]), np.array([], dtype=bool), np.array([], dtype=np.int64)
     if size < FEWEST:
         return Detection(None, *nothing, [], f"{size} rows a side, at least {FEWEST} needed")
     left = ctx.sides.sample(len(real), size, metric_id, "real")
     right = ctx.sides.sample(len(ctx.synthetic), size, metric_id, "synthetic", ctx.replicate)
-    a, b = real.tree_features(), ctx.synthetic.tree_features()
-    features = np.concatenate([a.matrix[left], b.matrix[right]])
+    a, b = real.tree_features(rows=left), ctx.synthetic.tree_features(rows=right)
+    features = np.concatenate([a.matrix, b.matrix])
     labels = np.repeat([False, True], size)
     hashes = np.concatenate([real.hashes[left], ctx.synthetic.hashes[right]])
     folds = assign_folds(labels, hashes if group_identical else None, ctx.rng(metric_id, "folds"))
@@ -146,9 +211,8 @@ def detect(
     if real is ctx.synthetic or ctx.synthetic.cohort is real.cohort:
         clusters = np.concatenate([real.clusters[left], ctx.synthetic.clusters[right]])
     ranked = sorted(zip(_in_order(a.groups), importance / FOLDS, strict=True), key=lambda x: (-x[1], x[0]))
-    return Detection(
-        delong(scores, labels, clusters), scores, labels, [(n, float(v)) for n, v in ranked] if explain else []
-    )
+    told = [(n, float(v)) for n, v in ranked] if explain else []
+    return Detection(delong(scores, labels, clusters), scores, labels, clusters, told)
 
 
 def assign_folds(
