@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from pipeline.evaluation.files import PlanFile
 
 
+MOST_RULES = 12
+
+
 def register(app: typer.Typer) -> None:
     """Add the command of this module to the app."""
     app.command()(evaluate)
@@ -83,8 +86,11 @@ def evaluate(
     for note in judged.notes:
         say(note)
     say(f"Verdict: {judged.verdict.status}.")
-    for reason in judged.verdict.reasons()[:5]:
-        say(f"  {reason}")
+    open_rules = [r for s in ("fail", "underpowered", "warn") for r in judged.verdict.rules if r.status == s]
+    for rule in open_rules[:MOST_RULES]:
+        say(f"  {rule.status}: {rule.words}")
+    if len(open_rules) > MOST_RULES:
+        say(f"  and {len(open_rules) - MOST_RULES} more, in the report.")
     next_steps(
         [
             f"report: {judged.report}",

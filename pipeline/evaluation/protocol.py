@@ -7,6 +7,7 @@ is in the metric modules, how numbers are combined in `intervals.py`.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +82,7 @@ def run_evaluation(
         InputError: no cohort, an empty one, or one that lacks a column.
         ConfigError: the plan names an unknown column or profile.
     """
-    from pipeline.evaluation.aggregates import aggregates
+    from pipeline.evaluation.aggregates import aggregates, rare_names
 
     if not synthetic:
         raise InputError("There is no synthetic cohort to evaluate.", todo="Pass one cohort a replicate.")
@@ -92,7 +93,8 @@ def run_evaluation(
         context = EvaluationContext(sides, synthetic_side(sides, cohort), replicate=k, with_plots=k == 0)
         rows += compute(context, metrics)
         if k == 0:
-            details = {**context.plots, **aggregates(context), "internal": context.internal}
+            internal = {**context.internal, "rare": rare_names(sides)}
+            details = {**context.plots, **aggregates(context), "internal": internal}
     return Evaluation(with_references([*rows, *pooled(rows)], references or {}), details)
 
 
@@ -120,7 +122,10 @@ def compute(context: EvaluationContext, metrics: Sequence[str] | None = None) ->
     found = [find_metric(name) for name in (metric_ids() if metrics is None else metrics)]
     if metrics is None:
         found = [m for m in found if m.spec.cost in context.sides.profile.costs]
-    return [replace(row, replicate=context.replicate) for m in found for row in m.compute(context)]
+    with warnings.catch_warnings():
+        # A model that has not converged is judged as it stands; which library says so is nothing for a terminal.
+        warnings.filterwarnings("ignore", message=".*(converge|Maximum iterations|iterations reached).*")
+        return [replace(row, replicate=context.replicate) for m in found for row in m.compute(context)]
 
 
 def key_of(row: MetricResult) -> Key:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from pipeline.evaluation.encoding import Side
     from pipeline.features.evaluation_spec import TaskSpec
 
+FEWEST_TRAINING = 60
+"""Training rows below which no model is fitted: boosting, with 20 a leaf, would give everybody the same score."""
 Regime = Literal["trtr", "tstr", "tstr_plus", "trts", "tsts"]
 REGIME_TITLES: dict[str, str] = {
     "trtr": "trained and tested on real people",
@@ -224,6 +226,10 @@ def _tested(
     if len(np.unique(labels)) < 2:
         share = float(labels.mean()) if len(labels) else 0.0
         return TaskFit(tested, truth, np.full(len(tested), share), share, len(labels), note=NOTHING_TO_LEARN)
+    if len(labels) < FEWEST_TRAINING:
+        return _nothing(
+            f"{len(labels)} training rows are too few to learn from: {FEWEST_TRAINING} are needed", len(tested)
+        )
     learner = learner or fit_learner(model, parts, drop, seed)
     scores = learner.scores(side, tested)
     return TaskFit(

@@ -194,7 +194,8 @@ def _copy_alarm(results: Sequence[MetricResult]) -> Rule:
     rows = each(results, ALARM.metric)
     known = [r for r in rows if r.value is not None]
     if not known or len(known) < len(rows):
-        return missing(ALARM, 0.5, rows[0].note if rows else "")
+        lacking = next((r for r in rows if r.value is None), None)
+        return (without_value(ALARM, lacking, 0.5) or [missing(ALARM, 0.5)])[0]
     margin = {id(r): float(r.value or 0.0) + 3 * (r.se or 0.0) for r in known}
     lowest = min(known, key=lambda r: margin[id(r)])
     on = margin[id(lowest)] < 0.5
