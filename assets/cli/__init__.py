@@ -16,12 +16,15 @@ from assets.cli import (
     backfill,
     delivery,
     erase,
+    evaluate,
     export_meds,
+    external,
     house,
     ledger,
     listing,
     operate,
     release,
+    shadow,
     status,
     tables,
     view,
@@ -41,10 +44,13 @@ listing.register(app)
 delivery.register(app)
 backfill.register(app)
 erase.register(app)
+evaluate.register(app)
 export_meds.register(app)
+external.register(app)
 house.register(app)
 ledger.register(app)
 release.register(app)
+shadow.register(app)
 status.register(app)
 tables.register(app)
 view.register(app)

@@ -123,14 +123,38 @@ def weighted_auc(
     return result
 
 
-def clopper_pearson(successes: float, trials: int, *, confidence: float = 0.95) -> tuple[float, float]:
-    """Exact interval of a share; `successes` may be fractional (ties counted in part)."""
+def clopper_pearson(successes: float, trials: float, *, confidence: float = 0.95) -> tuple[float, float]:
+    """Exact interval of a share; `successes` may be fractional (ties counted in part), `trials` an effective number."""
     from scipy.stats import beta
 
     tail = (1 - confidence) / 2
     lo = 0.0 if successes <= 0 else float(beta.ppf(tail, successes, trials - successes + 1))
     hi = 1.0 if successes >= trials else float(beta.ppf(1 - tail, successes + 1, trials - successes))
     return lo, hi
+
+
+def wilson(share: float, trials: float) -> tuple[float, float]:
+    """Wilson's interval of a share; `trials` may be an effective number (clustered rows). (0, 1) without any.
+
+    Source: Wilson 1927.
+    """
+    if trials <= 0:
+        return 0.0, 1.0
+    z2 = Z95**2
+    middle = (share + z2 / (2 * trials)) / (1 + z2 / trials)
+    half = Z95 / (1 + z2 / trials) * float(np.sqrt(share * (1 - share) / trials + z2 / (4 * trials**2)))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def newcombe(share: float, trials: float, other: float, other_trials: float) -> tuple[float, float]:
+    """Interval of the difference of two independent shares, sound where one of them is 0: Newcombe 1998, method 10."""
+    low, high = wilson(share, trials)
+    other_low, other_high = wilson(other, other_trials)
+    difference = share - other
+    return (
+        difference - float(np.hypot(share - low, other_high - other)),
+        difference + float(np.hypot(high - share, other - other_low)),
+    )
 
 
 def tpr_at_fpr(scores: NDArray[np.floating], members: NDArray[np.bool_], fpr: float) -> float:

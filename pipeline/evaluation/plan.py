@@ -6,6 +6,7 @@ each profile allows is in `context.py`.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,12 @@ if TYPE_CHECKING:
     from pipeline.features.evaluation_spec import AnalysisSpec, Condition, EvaluationSpec, RuleSpec, TaskSpec
     from pipeline.features.schema import TableSchema
     from pipeline.features.spec import CohortSpec
+
+
+DEMOGRAPHIC = re.compile(
+    r"(?i)(^|[_ .-])(age|sex|gender|race|ethnicity|birth|born|zip|postcode|marital|insurance)([_ .-]|$)"
+)
+"""Columns under such a name are what people know of one another: an attacker is taken to know them unless told otherwise."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +95,11 @@ class EvaluationPlan:
         columns = schema.modelled()
         if self.known:
             return [c.name for c in columns if c.name in self.known]
-        found = [c.name for c in columns if c.role in ("quasi_identifier", "protected") or c.name in self.protected]
+        found = [
+            c.name
+            for c in columns
+            if c.role in ("quasi_identifier", "protected") or c.name in self.protected or DEMOGRAPHIC.search(c.name)
+        ]
         first = sorted(c.name for c in columns if c.role != "label")[: len(columns) // 2]
         return found or [c.name for c in columns if c.name in first]
 

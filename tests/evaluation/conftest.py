@@ -70,6 +70,17 @@ def variant(sides: RealSides) -> Callable[[str], Cohort]:
             return edited(make("fresh"), lambda _, x: numeric(x, lambda v: np.nanmean(v) + 0.45 * (v - np.nanmean(v))))
         if name == "shifted":
             return edited(make("fresh"), lambda _, x: numeric(x, lambda v: v + np.nanstd(v)))
+        if name in ("drop_minority", "halve_minority"):
+            # Ward d (5 %) is gone, or every second row of ward c (15 %).
+            drawn = people(3000, 55, prefix="fresh")
+            ward = np.array(drawn.table.column("ward").to_pylist(), dtype=object)
+            left_out = ward == "d" if name == "drop_minority" else (ward == "c") & (np.arange(3000) % 2 == 0)
+            return drawn.take(np.flatnonzero(~left_out)[:2400])
+        if name == "women_flipped":
+            fresh = make("fresh")
+            woman = np.array(fresh.table.column("sex").to_pylist()) == "female"
+            died = np.array(fresh.table.column("died").to_pylist(), dtype=bool)
+            return edited(fresh, lambda n, x: pa.array(died ^ woman) if n == "died" else x)
         assert name == "label_shuffled"
         fresh = make("fresh")
         order = pa.array(rng.permutation(fresh.n_rows))

@@ -157,8 +157,8 @@ def test_low_false_positive_rates_need_people(small: Parts) -> None:
     row = headline(evaluate(small, [people(100, 1)], EvaluationPlan(profile="quick")), "priv.mia.tpr_at_1pct_fpr")
     assert row is not None
     assert row.value is None
-    assert "300 non-members" in row.note
-    assert "1000 needed" in row.note
+    assert "300 people outside training" in row.note
+    assert (row.status, row.n_needed) == ("underpowered", 1000)
 
 
 def test_several_rows_a_subject_widen_the_intervals() -> None:

@@ -6,9 +6,11 @@ copies is necessary and never sufficient: it says nothing of rows that are nearl
 
 from __future__ import annotations
 
+import hmac
 from dataclasses import dataclass
+from hashlib import sha256
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from pipeline.evaluation.context import EvaluationContext, RealSides
     from pipeline.evaluation.results import MetricResult
 
+MOST_LISTED = 50
+"""Copied people that the internal report lists."""
 RARE = 11
 """Attribute combinations carried by fewer real rows than this make a row recognisable."""
 
@@ -107,7 +111,10 @@ def exact_p(ctx: EvaluationContext) -> list[MetricResult]:
 def exact_unique(ctx: EvaluationContext) -> list[MetricResult]:
     """Distinct recognisable training rows met, minus those of the holdout scaled to the size of T."""
     scale = len(ctx.sides.train) / len(ctx.sides.holdout)
-    members, others = (recognisable(ctx.sides, ctx.synthetic.hashes, of_train=of_train) for of_train in (True, False))
+    met = recognisable(ctx.sides, ctx.synthetic.hashes, of_train=True)
+    members, others = len(met), len(recognisable(ctx.sides, ctx.synthetic.hashes, of_train=False))
+    if ctx.with_plots:
+        ctx.internal["copies"] = _copied(ctx, met)
     return [
         EXACT_UNIQUE.result(
             members - others * scale,
@@ -118,15 +125,15 @@ def exact_unique(ctx: EvaluationContext) -> list[MetricResult]:
     ]
 
 
-def recognisable(sides: RealSides, hashes: NDArray[np.uint64], *, of_train: bool) -> int:
-    """How many rows of T (or of H) that are unique in T and H together, and recognisable, are among `hashes`."""
+def recognisable(sides: RealSides, hashes: NDArray[np.uint64], *, of_train: bool) -> NDArray[np.int64]:
+    """Positions of the rows of T (or of H) that are unique in T and H together, recognisable, and among `hashes`."""
     side = sides.train if of_train else sides.holdout
     pooled, counts = sides.once(
         "priv/pooled", lambda: np.unique(np.concatenate([sides.train.hashes, sides.holdout.hashes]), return_counts=True)
     )
     met = np.flatnonzero(np.isin(side.hashes, pooled[counts == 1]) & np.isin(side.hashes, hashes))
     if not len(met):
-        return 0
+        return met
     attributes = sides.once("priv/attributes", lambda: _attributes(sides))
     rows = met if of_train else met + len(sides.train)
     rare = np.zeros(len(rows), dtype=bool)
@@ -139,7 +146,31 @@ def recognisable(sides: RealSides, hashes: NDArray[np.uint64], *, of_train: bool
         pair = a.astype(np.int64) * (int(b.max()) + 1) + b
         values, times = np.unique(pair, return_counts=True)
         rare[~rare] = times[np.searchsorted(values, pair[open_rows])] < RARE
-    return int(rare.sum())
+    return met[rare]
+
+
+def _copied(ctx: EvaluationContext, recognised: NDArray[np.int64]) -> list[dict[str, Any]]:
+    """The training rows that come back most often: a keyed hash of the person, how often, whether recognisable.
+
+    The key is made of all training rows, so that nobody can try out ids who does not hold the training data.
+    """
+    train = ctx.sides.train
+    distinct, times = np.unique(ctx.synthetic.hashes, return_counts=True)
+    place = np.minimum(np.searchsorted(distinct, train.hashes), len(distinct) - 1)
+    met = np.flatnonzero(distinct[place] == train.hashes)
+    if not len(met):
+        return []
+    key = sha256(train.hashes.tobytes()).digest()
+    first = met[np.argsort(-times[place[met]], kind="stable")[:MOST_LISTED]]
+    subjects = train.cohort.subject[train.order]
+    return [
+        {
+            "person": hmac.new(key, str(subjects[row]).encode(), sha256).hexdigest()[:12],
+            "times": int(times[place[row]]),
+            "recognisable": bool(np.isin(row, recognised)),
+        }
+        for row in first
+    ]
 
 
 def _real_rows(sides: RealSides) -> RealRows:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.evaluation.intervals import Z95
 from pipeline.evaluation.privacy.learnt import learnt_shares
 from pipeline.evaluation.privacy.secrets import hashed
 from pipeline.evaluation.registry import metric
@@ -44,7 +45,7 @@ IDENTITY = MetricSpec(
     id="priv.identity_disclosure",
     family="privacy",
     direction=-1,
-    range=(0.0, 1.0),
+    range=(-1.0, 1.0),
     needs=frozenset({"T", "S"}),
     version="1",
     title="Risk of identity disclosure",
@@ -110,13 +111,21 @@ def identity_disclosure(ctx: EvaluationContext) -> list[MetricResult]:
     found = f"{tried} of {all_nodes} generalisations tried; {float((best.parts > 0).mean()):.1%} of people matched and learnt from; {who}"
     ratio = correct_match(len(best.names), printed=True) / correct_match(len(best.names), printed=False)
     rows = [
-        IDENTITY.result(value, se=error, n=people, note=f"by {', '.join(best.names) or 'nothing'}; {found}"),
         IDENTITY.result(
-            value * ratio, se=error * ratio, n=people, key1="as printed",
+            value, se=error, interval=_share(value, error), n=people,
+            note=f"by {', '.join(best.names) or 'nothing'}; {found}",
+        ),
+        IDENTITY.result(
+            value * ratio, se=error * ratio, interval=_share(value * ratio, error * ratio), n=people, key1="as printed",
             note="with the correction for wrong matches as the paper prints it: lower, not gated",
         ),
     ]  # fmt: skip
     return [*rows, _beyond_strangers(ctx, ways, known, best, scale)]
+
+
+def _share(value: float, error: float) -> tuple[float, float]:
+    """The 95 % interval of a risk, which unlike a difference of risks is no less than 0."""
+    return max(0.0, value - Z95 * error), min(1.0, value + Z95 * error)
 
 
 def correct_match(attributes: int, *, printed: bool) -> float:
@@ -156,10 +165,9 @@ def _beyond_strangers(
     value = scale * float(parts[0].mean() - parts[1].mean())
     error = scale * float(np.hypot(_error(parts[0]), _error(parts[1])))
     return IDENTITY.result(
-        value, interval=(value - 1.959964 * error, value + 1.959964 * error), se=error, n=min(people), null=0.0,
+        value, interval=(value - Z95 * error, value + Z95 * error), se=error, n=min(people), null=0.0,
         key1="beyond strangers",
-        note="risk of training people minus that of equally many people outside training: what chance does not explain; "
-        "not gated",
+        note="risk of training people minus that of equally many people outside training: what chance does not explain",
     )  # fmt: skip
 
 

@@ -126,7 +126,7 @@ def contrast(ctx: EvaluationContext) -> list[MetricResult]:
     asked = [spec for spec in ctx.plan.analyses if spec.contrast is not None]
     if not asked:
         note = "no analysis asks for a sub-group contrast" if ctx.plan.analyses else NO_ANALYSIS
-        return [CONTRAST.result(None, note=note)]
+        return [CONTRAST.not_applicable(note)]
     rows, every = [], []
     for spec in asked:
         effects = contrasts(ctx, spec)
@@ -140,7 +140,7 @@ def false_positive_rate(ctx: EvaluationContext) -> list[MetricResult]:
     """Naive tests of S against H; for 2 and 5 times as many rows, and claims of effects that are none (key2)."""
     found = fitted(ctx)
     if not found:
-        return [FALSE.result(None, null=0.05, note=NO_ANALYSIS)]
+        return [FALSE.not_applicable(NO_ANALYSIS, null=0.05)]
     tested = [f for f in found if not f.holdout.reason and not f.synthetic.reason]
     if not tested:
         return [_lacking(FALSE, [f.holdout for f in found] + [f.synthetic for f in found], null=0.05)]
@@ -164,7 +164,7 @@ def variance_ratio(ctx: EvaluationContext) -> list[MetricResult]:
     """Mean over effects of (squared distance from H less H's variance) / naive variance."""
     found = fitted(ctx)
     if not found:
-        return [VARIANCE.result(None, null=1.0, note=NO_ANALYSIS)]
+        return [VARIANCE.not_applicable(NO_ANALYSIS, null=1.0)]
     usable = [f for f in found if not f.holdout.reason and not f.synthetic.reason]
     if not usable:
         return [_lacking(VARIANCE, [f.holdout for f in found] + [f.synthetic for f in found], null=1.0)]
@@ -233,7 +233,7 @@ def _rows(
     """
     found = fitted(ctx)
     if not found:
-        return [spec.result(None, key2=key2, note=NO_ANALYSIS)]
+        return [spec.not_applicable(NO_ANALYSIS, key2=key2)]
     parts: list[_Part] = []
     rows: list[MetricResult] = []
     for f in found:

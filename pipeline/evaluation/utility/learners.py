@@ -78,7 +78,7 @@ class Learner:
         """(rows, features) of a side as this model sees them."""
         if self.design is not None:
             return self.design.transform(side, rows)
-        return side.tree_features(self.drop).matrix[np.ix_(rows, self.kept)]
+        return side.tree_features(self.drop, rows).matrix[:, self.kept]
 
     def scores_of(self, features: NDArray[np.floating]) -> NDArray[np.float64]:
         """(rows,) probability of the positive class from `matrix`."""
@@ -109,9 +109,8 @@ def fit_learner(name: str, parts: Sequence[TrainingRows], drop: tuple[str, ...],
     labels = np.concatenate([p.labels for p in parts])
     share = float(labels.mean())
     if name in ON_TREES:
-        first = parts[0].side.tree_features(drop)
-        whole = [first.matrix[parts[0].rows], *(p.side.tree_features(drop).matrix[p.rows] for p in parts[1:])]
-        features = np.concatenate(whole)
+        first = parts[0].side.tree_features(drop, parts[0].rows)
+        features = np.concatenate([first.matrix, *(p.side.tree_features(drop, p.rows).matrix for p in parts[1:])])
         kept, nominal = first.usable(features)
         if not len(kept):
             return Learner(name, None, drop, share, kept=kept)

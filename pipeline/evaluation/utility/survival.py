@@ -77,7 +77,7 @@ def km(ctx: EvaluationContext) -> list[MetricResult]:
         if spec.kind == "cox":
             asked.setdefault((spec.outcome, str(spec.positive), str(spec.time)), spec)
     if not asked:
-        return [KM.result(None, null=0.0, note=NO_FOLLOW_UP)]
+        return [KM.not_applicable(NO_FOLLOW_UP, null=0.0)]
     rows = [_compared(ctx, spec, None) for spec in asked.values()]
     known = [r for r in rows if r.value is not None]
     if not known:

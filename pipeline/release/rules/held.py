@@ -24,6 +24,10 @@ RuleStatus = Literal["pass", "fail", "underpowered", "warn"]
 Group = Literal["process", "schema", "privacy", "fidelity", "utility", "fairness"]
 
 
+MOST_MORE = 30
+"""How many times as many people may be asked for: beyond it the value simply lies at the limit."""
+
+
 @dataclass(frozen=True)
 class Rule:
     """One threshold and how it went.
@@ -154,7 +158,10 @@ def compared(question: Question, value: float, end: float, limit: float, n: int 
         return rule("fail")
     room = abs(value - limit)
     needed = ceil(n * ((end - value) / room) ** 2) if n and room > 0 else None
-    words += f": too few people to be sure, about {needed:,} a side are needed" if needed else ": too close to tell"
+    if needed is None or n is None or needed > MOST_MORE * n:
+        words += ": too close to the limit to be settled by more people"
+        return rule("underpowered")
+    words += f": too few people to be sure, about {needed:,} a side are needed"
     return rule("underpowered", needed)
 
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from pipeline.privacy.spec import PrivacySpec
     from pipeline.release.rules.held import References
 
-SMALL_SAMPLE_MARGIN = 0.03
+AUC_MARGIN, RATE_MARGIN = 0.03, 0.01
 """How far membership inference may lie above fresh real rows where people are too few for the threshold itself."""
 EXACT_P_MIN = 0.01
 FEWEST_FALSE_ALARMS = 1_000
@@ -79,9 +79,9 @@ def rules(results: Sequence[MetricResult], gate: GateSpec, references: Reference
     """All rules that do not depend on a claim of differential privacy."""
     return [
         *_copies(results, gate),
-        *_attack(AUC, results, gate.mia_auc_max, references),
-        *_rate(results, gate),
-        *_attack(OUTLIERS, results, gate.mia_outlier_auc_max, references),
+        *_attack(AUC, results, gate.mia_auc_max, references, AUC_MARGIN),
+        *_rate(results, gate, references),
+        *_attack(OUTLIERS, results, gate.mia_outlier_auc_max, references, AUC_MARGIN),
         *at_most(ATTRIBUTES, worst(results, ATTRIBUTES.metric), gate.aia_excess_max),
         *at_most(GROUPS, worst(results, GROUPS.metric), gate.tcap_excess_max),
         *_identity(results, gate, references),
@@ -131,10 +131,12 @@ def _copies(results: Sequence[MetricResult], gate: GateSpec) -> list[Rule]:
     return [*first, Rule(CHANCE.name, "privacy", least, EXACT_P_MIN, None, good, None, said, CHANCE.metric)]
 
 
-def _attack(question: Question, results: Sequence[MetricResult], limit: float, references: References) -> list[Rule]:
-    """The threshold itself; where even fresh real rows would fail it, at most 0.03 above them instead.
+def _attack(
+    question: Question, results: Sequence[MetricResult], limit: float, references: References, margin: float
+) -> list[Rule]:
+    """The threshold itself; where even fresh real rows would fail it, at most a margin above them instead.
 
-    Beyond the threshold it never passes: what lies within 0.03 of fresh real rows there is underpowered.
+    Beyond the threshold it never passes: what lies within the margin of fresh real rows there is underpowered.
     """
     row = worst(results, question.metric)
     found = at_most(question, row, limit)
@@ -146,19 +148,19 @@ def _attack(question: Question, results: Sequence[MetricResult], limit: float, r
     rule = found[0]
     upper = fresh.value if fresh.ci_hi is None else fresh.ci_hi
     highest = max((r.value for r in each(results, question.metric) if r.value is not None), default=row.value)
-    margin = fresh.value + SMALL_SAMPLE_MARGIN
-    if upper <= limit or highest > margin:
+    bound = fresh.value + margin
+    if upper <= limit or highest > bound:
         return found
     if highest > limit:
-        half = upper - fresh.value
-        needed = ceil((row.n or 0) * (half / (limit - 0.5)) ** 2) if limit > 0.5 else None
-        words = f"{rule.words}: fresh real rows score {fresh.value:.3f} with {row.n} people, so nobody can tell yet"
+        half, room = upper - fresh.value, limit - (row.null_value if row.null_value is not None else 0.5)
+        needed = ceil((row.n or 0) * (half / room) ** 2) if room > 0 else None
+        words = f"{rule.words}: fresh real rows score {question.show(fresh.value)} with {row.n} people, so nobody can tell yet"
         return [replace(rule, status="underpowered", n_needed=needed or None, words=words)]
     words = (
-        f"{question.what}: {highest:.3f}, at most {margin:.3f} allowed: with {row.n} people to tell apart even fresh real "
-        f"rows would miss {limit:g}, so the limit is {SMALL_SAMPLE_MARGIN:g} above fresh real rows"
+        f"{question.what}: {question.show(highest)}, at most {question.show(bound)} allowed: with {row.n} people to tell "
+        f"apart even fresh real rows would miss {question.show(limit)}, so the limit is {question.show(margin)} above them"
     )
-    return [replace(rule, value=highest, threshold=margin, status="pass", n_needed=None, words=words)]
+    return [replace(rule, value=highest, threshold=bound, status="pass", n_needed=None, words=words)]
 
 
 def _identity(results: Sequence[MetricResult], gate: GateSpec, references: References) -> list[Rule]:
@@ -177,12 +179,12 @@ def _identity(results: Sequence[MetricResult], gate: GateSpec, references: Refer
     return at_most(excess, worst(results, IDENTITY.metric, key1="beyond strangers"), gate.identity_excess_max)
 
 
-def _rate(results: Sequence[MetricResult], gate: GateSpec) -> list[Rule]:
+def _rate(results: Sequence[MetricResult], gate: GateSpec, references: References) -> list[Rule]:
     limit = gate.mia_tpr_at_1pct_fpr_max
     rows = each(results, RATE.metric)
     lacking = next((r for r in rows if r.value is None), None)
     if lacking is None:
-        return at_most(RATE, worst(results, RATE.metric), limit)
+        return _attack(RATE, results, limit, references, RATE_MARGIN)
     words = (
         f"{RATE.what}: not estimable with {lacking.n} people outside training, about {FEWEST_FALSE_ALARMS:,} holdout "
         f"people are needed"
