@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from pipeline.evaluation.distances import Distance
     from pipeline.features.cohort import Cohort
 
 Value = TypeVar("Value")
@@ -263,6 +264,7 @@ class EvaluationContext:
         within: Pool = "reference",
         draw: int = 0,
         k: int = K,
+        distance: Distance = "gower2",
     ) -> Neighbours:
         """The k (at most `K`) nearest rows of `reference` for rows of `query`; computed once and shared by all metrics.
 
@@ -274,6 +276,8 @@ class EvaluationContext:
             within: Rows of `reference`, see `rows`.
             draw: Number of the matched draw.
             k: How many.
+            distance: Kind of distance, see `distances.py`: "gower2" unless a metric is defined by another one. The
+                cosine is of the counts of all code blocks alone; without a block all rows are at distance 0.
 
         Returns:
             Distances (0 for equal rows) and positions in the *side* (not in the chosen rows).
@@ -285,15 +289,15 @@ class EvaluationContext:
             left, right = self.rows(query, of, draw), self.rows(reference, within, draw)
             own = np.searchsorted(right, left) if query == reference else None
             found = knn(
-                self.side(query).points.take(left),
-                self.side(reference).points.take(right),
+                self.side(query).rows_for(distance).take(left),
+                self.side(reference).rows_for(distance).take(right),
                 K,
                 own=None if own is None else np.where(right[np.minimum(own, len(right) - 1)] == left, own, -1),
                 device=self.plan.device,
             )
             return Neighbours(found.distance, right[found.index] if found.index.size else found.index)
 
-        found = keeper.once(f"near/{query}/{of}/{reference}/{within}/{matched}", find)
+        found = keeper.once(f"near/{distance}/{query}/{of}/{reference}/{within}/{matched}", find)
         return Neighbours(found.distance[:, :k], found.index[:, :k])
 
 

@@ -9,7 +9,8 @@ import pytest
 from scipy.sparse import csr_matrix
 from scipy.stats import ks_2samp
 
-from pipeline.evaluation.fidelity.dependence import correlations
+from pipeline.evaluation.distances import Points, jaccard
+from pipeline.evaluation.fidelity.correlation import correlations
 from pipeline.evaluation.fidelity.detection import FOLDS, assign_folds
 from pipeline.evaluation.fidelity.marginal import jensen_shannon, ks_distance
 from pipeline.evaluation.intervals import (
@@ -22,7 +23,7 @@ from pipeline.evaluation.intervals import (
     tpr_at_fpr,
     weighted_auc,
 )
-from pipeline.evaluation.neighbours import Points, jaccard, knn
+from pipeline.evaluation.neighbours import knn
 
 
 def test_jensen_shannon_by_hand() -> None:

@@ -1,0 +1,342 @@
+"""Kinds of distance between rows: mixed columns ("gower2" or "gower1"), presence of codes (Jaccard), counts (cosine).
+
+Each kind knows how to measure a block of rows against another in float32 on a torch device (fast, for candidates) and
+how to measure given pairs in float64 (exact, the same whatever the device and the blocks). The search for nearest
+rows that uses both is in `neighbours.py`; how a cohort becomes these rows is in `encoding.py`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from pipeline.evaluation.row_hashes import content_hashes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Self
+
+    from numpy.typing import NDArray
+    from scipy.sparse import csr_matrix
+    from torch import Tensor
+
+    Picked = NDArray[np.integer] | slice
+
+Distance = Literal["gower2", "gower1", "cosine"]
+ROUNDING = 2.0**-23
+"""Relative error of a float32 operation, doubled."""
+DENSE_SHARE = 0.1
+"""Share of cells that are not zero beyond which products of code blocks are faster dense."""
+PAIRS_AT_ONCE = 65_536
+ROWS_IN_CACHE = 16
+"""Rows that differences are added up for at once: with thousands of columns a row they stay near the processor."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Rows on a device, as the reference that others are measured against."""
+
+    dense: Tensor
+    squares: Tensor
+    codes: tuple[Tensor, ...]
+    sizes: tuple[Tensor, ...]
+
+
+class Rows(ABC):
+    """(n) rows ready for one kind of distance. All rows of a search are of one kind, columns and blocks."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @property
+    @abstractmethod
+    def parts(self) -> int:
+        """How many parts the distance is the mean of; 0 where there is nothing to measure."""
+
+    @abstractmethod
+    def take(self, rows: Picked) -> Self:
+        """The given rows."""
+
+    @abstractmethod
+    def hashes(self) -> NDArray[np.uint64]:
+        """(n,) equal for equal rows."""
+
+    @abstractmethod
+    def loaded(self, device: str) -> Loaded:
+        """The rows on the device."""
+
+    @abstractmethod
+    def against(self, reference: Loaded, device: str) -> Tensor:
+        """(n, m) float32 on the device: `exact` up to `slack`."""
+
+    @abstractmethod
+    def exact(self, reference: Self, left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.float64]:
+        """(pairs,) the sum of the parts for rows `left` of these and `right` of the reference, at least 0."""
+
+    @abstractmethod
+    def slack(self, reference: Self) -> float:
+        """How far `against` may lie from `exact`, for any two rows."""
+
+    @abstractmethod
+    def length(self, total: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Distances from what `exact` gives."""
+
+
+@dataclass(frozen=True)
+class Points(Rows):
+    """Mixed rows: the root of the mean over columns ("gower2": squared differences) and code blocks (Jaccard).
+
+    The columns together are one part, and each block is one.
+
+    Attributes:
+        dense: (n, p) float32; squared Euclidean distance / `columns` is the columns' part, in [0, 1].
+        columns: Number of columns that `dense` stands for.
+        presence: One (n, codes) CSR matrix of zeros and ones for each code block.
+    """
+
+    dense: NDArray[np.float32]
+    columns: int
+    presence: tuple[csr_matrix, ...] = ()
+
+    def __len__(self) -> int:
+        return int(self.dense.shape[0])
+
+    @property
+    def parts(self) -> int:
+        """How many parts the distance is the mean of."""
+        return (1 if self.columns else 0) + len(self.presence)
+
+    def take(self, rows: Picked) -> Self:
+        """The given rows."""
+        return type(self)(self.dense[rows], self.columns, tuple(p[rows] for p in self.presence))
+
+    def hashes(self) -> NDArray[np.uint64]:
+        """(n,) equal for equal rows."""
+        return content_hashes(self.dense, self.presence)
+
+    def loaded(self, device: str) -> Loaded:
+        """The rows on the device."""
+        dense = _tensor(self.dense, device)
+        return Loaded(dense, (dense * dense).sum(dim=1), *_loaded_codes(self.presence, device))
+
+    def against(self, reference: Loaded, device: str) -> Tensor:
+        """(n, m) float32: |a|² + |b|² - 2ab over the columns, Jaccard from products of zeros and ones."""
+        total = self._columns_against(reference, device)
+        for block, codes, sizes in zip(self.presence, reference.codes, reference.sizes, strict=True):
+            shared = _products(block, codes, device)
+            own = _tensor(_sizes(block), device)
+            union = (own[:, None] + sizes).sub_(shared)
+            shared.div_(union)
+            _both_empty(shared, own, sizes)
+            total.add_(1.0).sub_(shared)
+        return total
+
+    def _columns_against(self, reference: Loaded, device: str) -> Tensor:
+        dense = _tensor(self.dense, device)
+        total = (dense * (-2.0 / max(self.columns, 1))) @ reference.dense.T
+        total += ((dense * dense).sum(dim=1) / max(self.columns, 1))[:, None]
+        total += reference.squares / max(self.columns, 1)
+        return total.clamp_(min=0.0)
+
+    def exact(self, reference: Self, left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.float64]:
+        """(pairs,) the sum of the parts."""
+        total = np.zeros(len(left))
+        for lo in range(0, len(left), PAIRS_AT_ONCE):
+            a, b = left[lo : lo + PAIRS_AT_ONCE], right[lo : lo + PAIRS_AT_ONCE]
+            total[lo : lo + PAIRS_AT_ONCE] = self._columns_exact(reference, a, b) + sum(
+                _jaccard_pairs(p[a], q[b]) for p, q in zip(self.presence, reference.presence, strict=True)
+            )
+        return total
+
+    def _columns_exact(self, reference: Self, left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.float64]:
+        difference = self.dense[left].astype(np.float64) - reference.dense[right]
+        return np.einsum("ij,ij->i", difference, difference) / max(self.columns, 1)
+
+    def slack(self, reference: Self) -> float:
+        """Rounding of the products, of the quotients that Jaccard distances are, and of their sum."""
+        norm = max(float(np.einsum("ij,ij->i", x, x).max(initial=0.0)) for x in (self.dense, reference.dense))
+        terms = self.dense.shape[1] + 8
+        return ROUNDING * (2 * terms * norm / max(self.columns, 1) + 2 * len(self.presence) * self.parts)
+
+    def length(self, total: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The root of the mean of the parts."""
+        return np.sqrt(total / self.parts)
+
+
+@dataclass(frozen=True)
+class CityPoints(Points):
+    """Mixed rows under Gower's own distance ("gower1"): the mean over columns of plain differences, and code blocks.
+
+    Attributes:
+        dense: (n, columns) float32, one value a column: numbers and ordinal levels in [0, 1], nominal levels as whole
+            numbers, and missing as a number at least 1 away from every value. A column's difference is cut at 1, so
+            that other levels, and missing beside present, differ by 1.
+
+    Source: Gower 1971, with missing as a state of its own instead of left out.
+    """
+
+    def loaded(self, device: str) -> Loaded:
+        """The rows on the device, columns first."""
+        dense = _tensor(self.dense.T, device)
+        return Loaded(dense, dense, *_loaded_codes(self.presence, device))
+
+    def _columns_against(self, reference: Loaded, device: str) -> Tensor:
+        import torch
+
+        dense, columns = _tensor(self.dense, device), reference.dense
+        total = torch.zeros((len(dense), columns.shape[1]), device=device)
+        space = torch.empty((min(ROWS_IN_CACHE, len(dense)), columns.shape[1]), device=device)
+        for lo in range(0, len(dense), ROWS_IN_CACHE):
+            rows = total[lo : lo + ROWS_IN_CACHE]
+            difference = space[: len(rows)]
+            for j in range(self.columns):
+                torch.sub(dense[lo : lo + ROWS_IN_CACHE, j, None], columns[None, j], out=difference)
+                rows += difference.abs_().clamp_(max=1.0)
+        return total.div_(max(self.columns, 1))
+
+    def _columns_exact(self, reference: Self, left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.float64]:
+        difference = np.abs(self.dense[left].astype(np.float64) - reference.dense[right])
+        return np.minimum(difference, 1.0).sum(axis=1) / max(self.columns, 1)
+
+    def slack(self, reference: Self) -> float:
+        """Rounding of a sum of as many terms as there are columns, and of what is added to it."""
+        return ROUNDING * (self.columns + 2 * len(self.presence) * self.parts)
+
+    def length(self, total: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The mean of the parts."""
+        return total / self.parts
+
+
+@dataclass(frozen=True)
+class Counts(Rows):
+    """Rows of counts under the cosine distance; two empty rows are at distance 0, an empty and another one at 1.
+
+    Attributes:
+        unit: (n, codes) float64 CSR matrix, rows scaled to length 1; see `counts_of`.
+    """
+
+    unit: csr_matrix
+
+    def __len__(self) -> int:
+        return int(self.unit.shape[0])
+
+    @property
+    def parts(self) -> int:
+        """1, or 0 where there is no code."""
+        return 1 if self.unit.shape[1] else 0
+
+    def take(self, rows: Picked) -> Self:
+        """The given rows."""
+        return type(self)(self.unit[rows])
+
+    def hashes(self) -> NDArray[np.uint64]:
+        """(n,) equal for equal rows."""
+        return content_hashes(np.zeros((len(self), 0), dtype=np.float32), (self.unit,))
+
+    def loaded(self, device: str) -> Loaded:
+        """The rows on the device."""
+        none = _tensor(np.zeros((len(self), 0), dtype=np.float32), device)
+        return Loaded(none, none, *_loaded_codes((self.unit,), device))
+
+    def against(self, reference: Loaded, device: str) -> Tensor:
+        """(n, m) float32: 1 - cosine."""
+        cosine = _products(self.unit, reference.codes[0], device)
+        _both_empty(cosine, _tensor(_sizes(self.unit), device), reference.sizes[0])
+        return cosine.neg_().add_(1.0)
+
+    def exact(self, reference: Self, left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.float64]:
+        """(pairs,) 1 - cosine; 0 for rows that are equal up to a factor (what rounding leaves of it is cut off)."""
+        cosine = np.concatenate(
+            [
+                _pair_products(self.unit[left[lo : lo + PAIRS_AT_ONCE]], reference.unit[right[lo : lo + PAIRS_AT_ONCE]])
+                for lo in range(0, len(left), PAIRS_AT_ONCE)
+            ]
+            or [np.zeros(0)]
+        )
+        cosine[(_sizes(self.unit)[left] == 0) & (_sizes(reference.unit)[right] == 0)] = 1.0
+        return np.where(cosine > 1.0 - 1e-14, 0.0, 1.0 - cosine)
+
+    def slack(self, reference: Self) -> float:
+        """Rounding of a product of as many terms as a row has codes."""
+        return ROUNDING * (float(max(_sizes(x.unit).max(initial=0.0) for x in (self, reference))) + 8)
+
+    def length(self, total: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The distance itself."""
+        return total
+
+
+def counts_of(blocks: Iterable[csr_matrix]) -> Counts:
+    """Rows of counts from code blocks of the same rows, side by side; a count that is no number counts as 0."""
+    from scipy.sparse import csr_matrix, hstack
+
+    unit = csr_matrix(hstack(list(blocks), format="csr"), dtype=np.float64)
+    unit.data = np.nan_to_num(unit.data, nan=0.0, posinf=0.0, neginf=0.0)
+    unit.eliminate_zeros()
+    norms = np.sqrt(np.bincount(_row_of(unit), weights=unit.data**2, minlength=unit.shape[0]))
+    unit.data = unit.data / norms[_row_of(unit)]
+    return Counts(unit)
+
+
+def jaccard(left: csr_matrix, right: csr_matrix) -> NDArray[np.float32]:
+    """(n, m) Jaccard distances of rows of zeros and ones; two empty rows are at distance 0. For small matrices."""
+    a = left.toarray().astype(np.float32, copy=False)
+    b = right.toarray().astype(np.float32, copy=False)
+    shared = a @ b.T
+    union = a.sum(axis=1)[:, None] + b.sum(axis=1)[None, :] - shared
+    return np.where(union > 0, 1.0 - shared / np.maximum(union, 1.0), 0.0).astype(np.float32)
+
+
+def _tensor(array: NDArray[np.floating], device: str) -> Tensor:
+    import torch
+
+    return torch.as_tensor(np.ascontiguousarray(array, dtype=np.float32)).to(device)
+
+
+def _loaded_codes(blocks: tuple[csr_matrix, ...], device: str) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Each block transposed and dense, (codes, m), and how many codes each row has."""
+    codes = tuple(_tensor(b.T.toarray(order="C"), device) for b in blocks)
+    return codes, tuple(_tensor(_sizes(b), device) for b in blocks)
+
+
+def _products(rows: csr_matrix, codes: Tensor, device: str) -> Tensor:
+    """(n, m) inner products of sparse rows with the columns of (codes, m)."""
+    import torch
+
+    if rows.nnz > DENSE_SHARE * rows.shape[0] * rows.shape[1]:
+        return _tensor(rows.toarray(), device) @ codes
+    place = torch.as_tensor(np.stack([_row_of(rows), rows.indices.astype(np.int64)]))
+    values = torch.as_tensor(rows.data.astype(np.float32))
+    left = torch.sparse_coo_tensor(place, values, rows.shape, is_coalesced=True, check_invariants=False).to(device)
+    return torch.sparse.mm(left, codes)
+
+
+def _both_empty(alike: Tensor, left: Tensor, right: Tensor) -> None:
+    """Sets the likeness of empty rows to empty rows to 1, in place."""
+    a, b = (left == 0).nonzero().ravel(), (right == 0).nonzero().ravel()
+    if len(a) and len(b):
+        alike[a[:, None], b[None, :]] = 1.0
+
+
+def _row_of(matrix: csr_matrix) -> NDArray[np.int64]:
+    """(nnz,) row of each stored cell."""
+    return np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
+
+
+def _sizes(matrix: csr_matrix) -> NDArray[np.float32]:
+    """(n,) stored cells of each row."""
+    return np.diff(matrix.indptr).astype(np.float32)
+
+
+def _pair_products(left: csr_matrix, right: csr_matrix) -> NDArray[np.float64]:
+    """(n,) inner products of the rows of two matrices, pair by pair."""
+    return np.asarray(left.multiply(right).sum(axis=1, dtype=np.float64)).ravel()
+
+
+def _jaccard_pairs(left: csr_matrix, right: csr_matrix) -> NDArray[np.float64]:
+    """(n,) Jaccard distances of the rows of two matrices of zeros and ones, pair by pair."""
+    shared = _pair_products(left, right)
+    union = np.diff(left.indptr) + np.diff(right.indptr) - shared
+    return np.where(union > 0, 1.0 - shared / np.maximum(union, 1.0), 0.0)

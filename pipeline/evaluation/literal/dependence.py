@@ -1,0 +1,312 @@
+"""Dependence as published: divergences of pairs and quality scores of the papers, to the letter.
+
+What a paper leaves open is settled in the docstring of its formula and said in its flaw; the papers here compare with
+what they trained on, so the real rows are T. Distances of correlations are in `correlations.py`, the sound versions in
+`pipeline.evaluation.fidelity.dependence`, `association` and `pairs`.
+"""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.evaluation.registry import metric
+from pipeline.evaluation.results import MetricSpec, Published
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from pipeline.evaluation.context import EvaluationContext
+    from pipeline.evaluation.encoding import Side
+    from pipeline.evaluation.results import MetricResult
+    from pipeline.features.schema import Column
+
+    Matrix = NDArray[np.float64]
+
+KL_BINS, KL_ADDED, KL_UNSEEN = 10, 1e-5, 1e-6
+TREND_BINS = 10
+MOST_PAIRS = 2_000
+NHSX = "NHSX SynthVAE report, table 2"
+RLSYN = "RLSyn (Espinosa-Dice 2025), abstract"
+
+
+def printed(paper: str, data: str, values: dict[str, float]) -> tuple[Published, ...]:
+    """Figures of several systems that a paper prints for the same data."""
+    return tuple(Published(paper, data, system, value) for system, value in values.items())
+
+
+def literal_spec(
+    name: str, title: str, caption: str, source: str, flaw: str, *, needs: str, upper: float = np.inf,
+    higher: bool = False, published: tuple[Published, ...] = (), cost: str = "A",
+) -> MetricSpec:  # fmt: skip
+    """A spec called "lit." + name; `needs` is the real part it is compared with."""
+    return MetricSpec(
+        id=f"lit.{name}", family="literal", direction=1 if higher else -1, range=(0.0, upper),
+        needs=frozenset({needs, "S"}), version="1", title=title, caption=caption, source=source, flaw=flaw,
+        published=published, cost="C" if cost == "C" else "A",
+    )  # fmt: skip
+
+
+CONT_KL = literal_spec(
+    "sdv.cont_kl", "ContinuousKLDivergence (SDMetrics)",
+    "1 / (1 + KL) of 10 x 10 histograms of pairs of numbers, mean over pairs. Higher is better, 1 is the same.",
+    "SDMetrics ContinuousKLDivergence, as NHSX uses it",
+    "Synthetic values outside the real range are dropped before the histogram is made, so that the worst ones are never "
+    "seen; KL(synthetic || real) does not punish what is lost. NHSX describes it as if it were of single variables.",
+    needs="T", upper=1.0, higher=True,
+    published=printed(
+        NHSX, "SUPPORT",
+        {"Gaussian copula": 0.8987, "CTGAN": 0.8864, "CopulaGAN": 0.8998, "TVAE": 0.8254, "VAE": 0.8693,
+         "Independent": 0.8444},
+    ),
+)  # fmt: skip
+DISC_KL = literal_spec(
+    "sdv.disc_kl", "DiscreteKLDivergence (SDMetrics)",
+    "1 / (1 + KL) of the shares of pairs of levels, mean over pairs of discrete columns. Higher is better, 1 is the same.",
+    "SDMetrics DiscreteKLDivergence, as NHSX uses it",
+    "KL(synthetic || real) does not punish combinations that are lost; one made-up combination of a thousandth counts "
+    "ten times the same share moved between known ones, because what is unseen is given 1e-6.",
+    needs="T", upper=1.0, higher=True,
+    published=printed(
+        NHSX, "SUPPORT",
+        {"Gaussian copula": 0.7657, "CTGAN": 0.9250, "CopulaGAN": 0.9231, "TVAE": 0.8408, "VAE": 0.9817,
+         "Independent": 0.9809},
+    ),
+)  # fmt: skip
+QUALITY = literal_spec(
+    "sdv.quality", "Quality report (SDMetrics)",
+    "Mean of column shapes (one minus Kolmogorov-Smirnov or total variation distance) and column pair trends (similarity "
+    "of correlations and of two-way tables). Higher is better; two real samples come near 1.",
+    "SDMetrics QualityReport up to 0.32",
+    "Numbers are cut into bins of real and of synthetic values separately, and correlations know no scale: a number "
+    "multiplied by 10 and raised by 500 keeps a pair score of 1. Half of the score is marginal, so that independent "
+    "columns score high.",
+    needs="T", upper=1.0, higher=True, cost="C",
+)  # fmt: skip
+RLSYN_NMI = literal_spec(
+    "rlsyn.nmi", "NMI (RLSyn, unverified)",
+    "Mean absolute difference of normalised mutual information of pairs of columns, training rows against synthetic. Lower "
+    "is better.",
+    "RLSyn abstract; no definition is available",
+    "Unverified: neither bins, normalisation nor pairs are defined in what is available. Read here as the mean absolute "
+    "difference over pairs, in T's deciles.",
+    needs="T", upper=1.0,
+    published=(
+        *printed(RLSYN, "MIMIC-IV", {"RLSyn": 0.001, "EHRDiff": 0.003}),
+        *printed(RLSYN, "AI-READI", {"RLSyn": 0.001, "EHRDiff": 0.002}),
+    ),
+)  # fmt: skip
+RLSYN_DWD = literal_spec(
+    "rlsyn.dwd", "DWD (RLSyn, unverified), per 1,000",
+    "Mean over dimensions of the difference of prevalence or, of a number, the Wasserstein distance on [0, 1], times "
+    "1,000; training rows against synthetic. Lower is better.",
+    "RLSyn abstract; no definition is available",
+    "Unverified: no definition is available. Read here as dimension-wise distance after Yan 2022, by some of the same "
+    "authors; the means of their own result files (2.14 and 2.01) do not give the printed order.",
+    needs="T", upper=1_000.0,
+    published=(
+        *printed(RLSYN, "MIMIC-IV", {"RLSyn": 2.07, "EHRDiff": 2.80}),
+        *printed(RLSYN, "AI-READI", {"RLSyn": 13.35, "EHRDiff": 16.44}),
+    ),
+)  # fmt: skip
+
+
+@metric(CONT_KL, floor="")
+def sdv_cont_kl(ctx: EvaluationContext) -> list[MetricResult]:
+    """Mean over pairs of numbers known on both rows' sides."""
+    numbers = [c.name for c in ctx.sides.encoder.columns if c.numeric]
+    values = []
+    for a, b in _pairs(ctx, numbers, "lit.sdv.cont_kl"):
+        real, made = (np.stack([s.values[a], s.values[b]]) for s in (ctx.sides.train, ctx.synthetic))
+        values.append(histogram_score(*(x[:, ~np.isnan(x).any(axis=0)] for x in (real, made))))
+    known = [v for v in values if v is not None]
+    if not known:
+        return [CONT_KL.not_applicable("no two numeric columns with values")]
+    return [CONT_KL.result(float(np.mean(known)), n=len(ctx.synthetic), null=1.0, note=_capped(known))]
+
+
+@metric(DISC_KL, floor="")
+def sdv_disc_kl(ctx: EvaluationContext) -> list[MetricResult]:
+    """Mean over pairs of discrete columns, missing left out."""
+    discrete = [c.name for c in ctx.sides.encoder.columns if c.discrete]
+    sizes = {c.name: len(c.levels or []) for c in ctx.sides.encoder.columns if c.discrete}
+    values = []
+    for a, b in _pairs(ctx, discrete, "lit.sdv.disc_kl"):
+        real, made = (_two_way(s.codes[a], s.codes[b], sizes[a], sizes[b]) for s in (ctx.sides.train, ctx.synthetic))
+        if real.sum() and made.sum():
+            values.append(levels_score(real, made))
+    if not values:
+        return [DISC_KL.not_applicable("no two discrete columns with values")]
+    return [DISC_KL.result(float(np.mean(values)), n=len(ctx.synthetic), null=1.0, note=_capped(values))]
+
+
+@metric(QUALITY, floor="")
+def sdv_quality(ctx: EvaluationContext) -> list[MetricResult]:
+    """Mean of both halves, and each of them; code blocks are left out."""
+    from pipeline.evaluation.fidelity.marginal import ks_distance
+
+    columns = {c.name: c for c in ctx.sides.encoder.columns}
+    real, made = ctx.sides.train, ctx.synthetic
+    shapes = []
+    for name, column in columns.items():
+        if column.numeric:
+            pair = real.values[name], made.values[name]
+            if not any(np.isnan(x).all() for x in pair):
+                shapes.append(1.0 - ks_distance(*pair))
+        else:
+            levels = len(column.levels or [])
+            counts = [
+                np.bincount(s.codes[name][s.codes[name] >= 0], minlength=levels).astype(np.float64)
+                for s in (real, made)
+            ]
+            if all(c.sum() for c in counts):
+                shapes.append(overlap(counts[0], counts[1]))
+    trends = [
+        t
+        for a, b in _pairs(ctx, list(columns), "lit.sdv.quality")
+        if (t := pair_trend(real, made, columns[a], columns[b])) is not None
+    ]
+    if not shapes or not trends:
+        return [QUALITY.not_applicable("fewer than two columns with values")]
+    halves = float(np.mean(shapes)), float(np.mean(trends))
+    n = len(ctx.synthetic)
+    return [
+        QUALITY.result(float(np.mean(halves)), n=n, null=1.0, note=_capped(trends)),
+        QUALITY.result(halves[0], n=n, null=1.0, key1="column shapes"),
+        QUALITY.result(halves[1], n=n, null=1.0, key1="column pair trends"),
+    ]
+
+
+@metric(RLSYN_NMI, floor="")
+def rlsyn_nmi(ctx: EvaluationContext) -> list[MetricResult]:
+    """Mean absolute difference over the pairs of `fid.dep.nmi`, on all rows and against T."""
+    from pipeline.evaluation.fidelity.pairs import binning_of, columns_of, mutual_information, tables_of
+
+    binning = binning_of(ctx.sides)
+    if not len(binning.pairs[0]):
+        return [RLSYN_NMI.not_applicable("fewer than two columns that vary")]
+
+    def shared(side: Side) -> NDArray[np.float64]:
+        tables = tables_of(columns_of(ctx.sides, side), binning, [np.arange(len(side))])
+        shapes = [(1, int(binning.sizes[i]), int(binning.sizes[j])) for i, j in zip(*binning.pairs, strict=True)]
+        return np.array(
+            [mutual_information(t.reshape(s) / len(side))[0][0] for t, s in zip(tables, shapes, strict=True)]
+        )
+
+    real = ctx.sides.once("lit.rlsyn.nmi", lambda: shared(ctx.sides.train))
+    return [
+        RLSYN_NMI.result(float(np.abs(real - shared(ctx.synthetic)).mean()), n=len(ctx.synthetic), note="unverified")
+    ]
+
+
+@metric(RLSYN_DWD, floor="")
+def rlsyn_dwd(ctx: EvaluationContext) -> list[MetricResult]:
+    """Mean over numbers, levels and codes."""
+    from pipeline.evaluation.fidelity.marginal import wasserstein
+
+    real, made = ctx.sides.train, ctx.synthetic
+    found: list[float] = []
+    for column in ctx.sides.encoder.columns:
+        if column.numeric:
+            a, b = real.values[column.name], made.values[column.name]
+            if not np.isnan(a).all() and not np.isnan(b).all() and np.nanmax(a) > np.nanmin(a):
+                found.append(wasserstein(a, b) / float(np.nanmax(a) - np.nanmin(a)))
+        else:
+            levels = np.arange(len(column.levels or []))[:, None]
+            shares = [(x.codes[column.name][None, :] == levels).mean(axis=1) for x in (real, made)]
+            found += np.abs(shares[0] - shares[1]).tolist()
+    for name, presence in real.presence.items():
+        shares = [np.asarray(x.mean(axis=0)).ravel() for x in (presence, made.presence[name])]
+        found += np.abs(shares[0] - shares[1]).tolist()
+    if not found:
+        return [RLSYN_DWD.not_applicable("no column has values on both sides")]
+    return [RLSYN_DWD.result(1_000 * float(np.mean(found)), n=len(made), null=0.0, note="unverified")]
+
+
+def histogram_score(real: Matrix, made: Matrix) -> float | None:
+    """1 / (1 + KL(made || real)) of 10 x 10 histograms of (2, n) numbers on the real range; None without any value.
+
+    Values outside the real range are dropped, 1e-5 is added to every share, and both are scaled to 1 again.
+    """
+    if not real.shape[1] or not made.shape[1]:
+        return None
+    counts, rows, columns = np.histogram2d(real[0], real[1], bins=KL_BINS)
+    other, _, _ = np.histogram2d(made[0], made[1], bins=(rows, columns))
+    return _score(*(x / max(x.sum(), 1.0) + KL_ADDED for x in (other, counts)))
+
+
+def levels_score(real: Matrix, made: Matrix) -> float:
+    """1 / (1 + KL(made || real)) of two tables of counts; a share of 1e-6 for what only the other side has."""
+    p, q = (x / x.sum() for x in (made, real))
+    seen = (p > 0) | (q > 0)
+    return _score(*(np.where(x[seen] > 0, x[seen], KL_UNSEEN) for x in (p, q)))
+
+
+def _score(made: Matrix, real: Matrix) -> float:
+    p, q = made / made.sum(), real / real.sum()
+    return float(1 / (1 + np.sum(p * np.log(p / q))))
+
+
+def overlap(real: NDArray[np.float64], made: NDArray[np.float64]) -> float:
+    """One minus the total variation distance of two arrays of counts of one shape."""
+    return float(1 - np.abs(real / real.sum() - made / made.sum()).sum() / 2)
+
+
+def pair_trend(real: Side, made: Side, a: Column, b: Column) -> float | None:
+    """Similarity of a pair: of correlations for two numbers, else of two-way tables with bins of each side's own.
+
+    None where a side has no row with both values, or a number does not vary.
+    """
+    if a.numeric and b.numeric:
+        found = [_correlation(s.values[a.name], s.values[b.name]) for s in (real, made)]
+        return None if None in found else 1 - abs((found[0] or 0.0) - (found[1] or 0.0)) / 2
+    tables = []
+    for side in (real, made):
+        left, right = _own_bins(side, a), _own_bins(side, b)
+        known = (left >= 0) & (right >= 0)
+        sizes = [TREND_BINS if c.numeric else len(c.levels or []) for c in (a, b)]
+        table = np.bincount(left[known] * sizes[1] + right[known], minlength=sizes[0] * sizes[1]).astype(np.float64)
+        if not table.sum():
+            return None
+        tables.append(table)
+    return overlap(tables[0], tables[1])
+
+
+def _own_bins(side: Side, column: Column) -> NDArray[np.int64]:
+    """(n,) bins, -1 where missing: levels, or ten of equal width on this side's own range."""
+    if column.discrete:
+        return side.codes[column.name]
+    value = side.values[column.name]
+    known = ~np.isnan(value)
+    if not known.any():
+        return np.full(len(value), -1)
+    edges = np.histogram_bin_edges(value[known], TREND_BINS)
+    return np.where(known, np.searchsorted(edges[1:-1], np.where(known, value, 0.0), side="right"), -1)
+
+
+def _correlation(x: NDArray[np.float64], y: NDArray[np.float64]) -> float | None:
+    known = ~(np.isnan(x) | np.isnan(y))
+    x, y = x[known], y[known]
+    if len(x) < 2 or (x == x[0]).all() or (y == y[0]).all():
+        return None
+    return float(np.corrcoef(x, y)[0, 1])
+
+
+def _two_way(a: NDArray[np.int64], b: NDArray[np.int64], rows: int, columns: int) -> Matrix:
+    """(rows, columns) counts of pairs of levels, missing and unknown ones left out."""
+    known = (a >= 0) & (b >= 0)
+    return (
+        np.bincount(a[known] * columns + b[known], minlength=rows * columns).reshape(rows, columns).astype(np.float64)
+    )
+
+
+def _pairs(ctx: EvaluationContext, names: list[str], metric_id: str) -> list[tuple[str, str]]:
+    """All pairs of names, or `MOST_PAIRS` of them drawn once."""
+    every = list(combinations(names, 2))
+    return [every[k] for k in ctx.sides.sample(len(every), MOST_PAIRS, metric_id)]
+
+
+def _capped(values: list[float]) -> str:
+    return f"of {MOST_PAIRS:,} pairs drawn at random" if len(values) == MOST_PAIRS else ""
