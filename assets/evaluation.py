@@ -55,9 +55,9 @@ def _references(cells: dg.MultiPartitionsDefinition) -> dg.AssetsDefinition:
         from pipeline.workflow.cell import Cell
         from pipeline.workflow.judging import headlines, references_step
 
-        compute.bound()
+        device = compute.bound().device
         version, found = references_step(
-            lake.open(), Cell.of(load_book(), **key_of(context)), run_id=context.run.run_id
+            lake.open(), Cell.of(load_book(), **key_of(context)), device=device, run_id=context.run.run_id
         )
         rows = [{"reference": name, **headlines(results)} for name, results in found.items()]
         return dg.MaterializeResult(
@@ -99,9 +99,9 @@ def _evaluation(cells: dg.MultiPartitionsDefinition, card: Card) -> dg.AssetsDef
         from pipeline.workflow.cell import Cell
         from pipeline.workflow.judging import evaluate_step
 
-        compute.bound()
+        device = compute.bound().device
         cell = Cell.of(load_book(), **key_of(context))
-        judged = evaluate_step(lake.open(), cell, card.name, run_id=context.run.run_id)
+        judged = evaluate_step(lake.open(), cell, card.name, device=device, run_id=context.run.run_id)
         return dg.MaterializeResult(
             data_version=dg.DataVersion(judged.version.sha256),
             metadata=plain(_evaluation_metadata(judged)),
@@ -170,17 +170,20 @@ def _leaderboard(cells: dg.MultiPartitionsDefinition, generators: list[str]) -> 
     @guarded
     def leaderboard(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
         from pipeline.evaluation.leaderboard import to_markdown
+        from pipeline.workflow.board import leaderboard_step
         from pipeline.workflow.cell import Cell
-        from pipeline.workflow.judging import leaderboard_step
+        from pipeline.workflow.report_index import publish_index
 
-        cell = Cell.of(load_book(), **key_of(context))
-        version, rows = leaderboard_step(lake.open(), cell, generators, run_id=context.run.run_id)
+        book, store = load_book(), lake.open()
+        cell = Cell.of(book, **key_of(context))
+        version, rows = leaderboard_step(store, cell, generators, run_id=context.run.run_id)
+        index = dg.MetadataValue.path(str(publish_index(store, book)))
         missing = sorted({*generators} - {row["key"] for row in rows})
         seconds = training_seconds(context.instance, cell.cohort, cell.month, generators)
         shown = to_markdown([{**row, "fit_seconds": seconds.get(row["key"])} for row in rows])
         return dg.MaterializeResult(
             data_version=dg.DataVersion(version.sha256),
-            metadata=plain({"dagster/row_count": len(rows), "leaderboard": dg.MetadataValue.md(shown)}),
+            metadata=plain({"dagster/row_count": len(rows), "leaderboard": dg.MetadataValue.md(shown), "index": index}),
             check_results=[
                 dg.AssetCheckResult(check_name="complete", passed=not missing, metadata={"missing": ", ".join(missing)})
             ],

@@ -184,6 +184,7 @@ def show_leaderboard(lake: "Lake", cohort: str, month: str, *, as_json: bool, wi
     """Print the leaderboard of a cohort-month, why each generator does not pass, and where the reports lie."""
     from assets.instance import open_instance, training_seconds
     from pipeline.evaluation.leaderboard import COLUMNS, WIDE_COLUMNS, cells
+    from pipeline.workflow.report_index import index_path
 
     partition = {"cohort": cohort, "month": month}
     rows = lake.tables.read(lake.tables.resolve("leaderboard", partition)).to_pylist()
@@ -214,6 +215,8 @@ def show_leaderboard(lake: "Lake", cohort: str, month: str, *, as_json: bool, wi
         )
         if report is not None:
             steps.append(f"report of {row['generator']}: {lake.reports.path(report, 'report.html')}")
+    if index_path(lake.home).is_file():
+        steps.append(f"all cohorts and months: {index_path(lake.home)}")
     next_steps(steps)
 
 

@@ -95,6 +95,7 @@ def _print(
     """All for people; cohorts without a delivery (`idle`) in one line."""
     from pipeline.workflow.inventory import STATES
     from pipeline.workflow.notices import FILE, notices
+    from pipeline.workflow.report_index import index_path
 
     bad = sorted((c for c in cells if c.state != "ok"), key=lambda c: (-STATES.index(c.state), c.cohort, c.month))
     rows = [
@@ -122,6 +123,8 @@ def _print(
     failed = len(notices(home))
     if failed:
         say(f"{failed} failed run{'s' * (failed > 1)} noted in {home.reports / FILE}")
+    if index_path(home).is_file():
+        say(f"All evaluations: {index_path(home)}")
     next_steps(_steps(bad, ticking))
 
 

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 
 from pipeline.evaluation.protocol import headline, replicates
 from pipeline.evaluation.references import TITLES
-from pipeline.evaluation.report.words import headline_rows, number
+from pipeline.evaluation.report.headlines import headline_rows
+from pipeline.evaluation.report.words import number
 from pipeline.evaluation.results import REFERENCE_ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from pipeline.evaluation.report.words import Headline
+    from pipeline.evaluation.report.headlines import Headline
     from pipeline.evaluation.results import MetricResult
 
     References = Mapping[str, Sequence[MetricResult]]
@@ -63,7 +64,7 @@ def dot_plot(
         return LEFT + (min(max(value, low), high) - low) / (high - low) * (RIGHT - LEFT)
 
     parts = [f'<line x1="{LEFT}" y1="{AXIS}" x2="{RIGHT}" y2="{AXIS}" stroke="currentColor" stroke-opacity=".35"/>']
-    for tick in _ticks(low, high):
+    for tick in ticks(low, high):
         x = place(tick)
         parts.append(
             f'<line x1="{x:.1f}" y1="{AXIS}" x2="{x:.1f}" y2="{AXIS + 5}" stroke="currentColor" stroke-opacity=".35"/>'
@@ -163,8 +164,8 @@ def _range(row: MetricResult, anchors: Mapping[str, float], limit: float | None,
     return low - pad, high + pad
 
 
-def _ticks(low: float, high: float) -> list[float]:
-    """Four to eight round numbers inside the range."""
+def ticks(low: float, high: float) -> list[float]:
+    """Four to eight round numbers inside a range."""
     from math import ceil, floor, log10
 
     raw = (high - low) / 5

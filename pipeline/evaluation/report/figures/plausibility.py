@@ -52,11 +52,11 @@ def broken_rules(results: Sequence[MetricResult], details: Mapping[str, Any]) ->
             {
                 "xaxis": {"tickformat": ".1~%", "rangemode": "tozero", "title": {"text": "rows that break the rule"}},
                 "yaxis": {"automargin": True, "type": "category", "tickfont": {"size": 11}},
-                "margin": {"l": 160, "r": 16, "t": 8, "b": 44},
+                "margin": {"l": 20, "r": 16, "t": 36, "b": 44},
                 "showlegend": True,
-                "legend": {"orientation": "h", "y": -0.18},
+                "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
             },
-            120 + 26 * len(rules),
+            130 + 26 * len(rules),
         )
     ]
 

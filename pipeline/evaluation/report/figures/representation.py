@@ -66,9 +66,7 @@ def representation(results: Sequence[MetricResult], details: Mapping[str, Any]) 
                 "%{customdata[2]:.1%}<extra></extra>",
             }
         )
-    layout = rows_layout(
-        names, "log disparity (0 = same share; ±0.105 and ±0.223 are the 90 % and 80 % rules)", zero=True
-    )
+    layout = rows_layout(names, "log disparity", zero=True)
     layout["xaxis"] |= {"range": [-REACH - 0.03, REACH + 0.03]}
     layout["yaxis"] |= {"categoryorder": "array", "categoryarray": names, "autorange": True, "tickfont": {"size": 10}}
     layout["shapes"] += [
@@ -82,7 +80,8 @@ def representation(results: Sequence[MetricResult], details: Mapping[str, Any]) 
             "Who is represented",
             "Each group's odds among synthetic people against its odds among real (holdout) people, 95 % intervals. On 0 the "
             "group is as large a share as in reality, to the left it is under-represented. A level is given only where the "
-            f"whole interval lies in it. What is further out is drawn at the edge.{left_out} First seed.",
+            "whole interval lies in it: the bands are a log disparity of ±0.105 and ±0.223 (the 90 % and 80 % rules). What "
+            f"is further out is drawn at the edge.{left_out} First seed.",
             data,
             layout,
             170 + 20 * len(names),

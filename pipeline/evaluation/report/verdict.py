@@ -1,0 +1,127 @@
+"""The first section: the gate's verdict group by group, what could not be judged, and which rules were waived."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pipeline.evaluation.protocol import headline
+from pipeline.evaluation.references import TITLES
+from pipeline.evaluation.registry import find_metric
+from pipeline.evaluation.report.headlines import headline_rows
+from pipeline.evaluation.report.words import number, with_interval
+from pipeline.evaluation.results import REFERENCE_ROWS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pipeline.evaluation.results import MetricResult
+    from pipeline.release.gate import Rule, Verdict
+    from pipeline.release.signoff import Waiver
+
+    References = Mapping[str, Sequence[MetricResult]]
+
+VERDICTS: dict[str, tuple[str, str]] = {
+    "pass": ("Passes", "Every rule of the release gate holds, at the pessimistic end of its interval."),
+    "fail": ("Does not pass", "At least one rule of the release gate is broken."),
+    "underpowered": ("Cannot be judged", "No rule is broken, but there are too few people to be sure of all of them."),
+    "": ("Not judged", "No release gate was applied; the figures stand on their own."),
+}
+GROUPS: dict[str, str] = {
+    "process": "Process",
+    "schema": "Form of the rows",
+    "privacy": "Privacy",
+    "fidelity": "Fidelity",
+    "utility": "Utility",
+    "fairness": "Fairness",
+}
+WORST_FIRST: tuple[str, ...] = ("fail", "underpowered", "warn", "pass")
+STATES: dict[str, str] = {
+    "pass": "✓ pass",
+    "fail": "✗ fail",
+    "underpowered": "? too few",
+    "warn": "! warning",
+    "waived": "⚑ waived",
+}
+
+
+def verdict_words(verdict: Verdict | None) -> tuple[str, str, str]:
+    """State ("pass", "fail", "underpowered" or ""), its name, and one sentence."""
+    state = verdict.status if verdict else ""
+    return state, *VERDICTS[state]
+
+
+def gate_groups(verdict: Verdict | None, waivers: Sequence[Waiver]) -> list[dict[str, Any]]:
+    """The parts of the gate, each with its worst state, how many of its rules hold, and the rules, worst first."""
+    if verdict is None:
+        return []
+    waived = {w.rule for w in waivers}
+    known = [*GROUPS, *dict.fromkeys(r.group for r in verdict.rules if r.group not in GROUPS)]
+    found = []
+    for group in known:
+        rules = sorted((r for r in verdict.rules if r.group == group), key=lambda r: WORST_FIRST.index(r.status))
+        if not rules:
+            continue
+        holding = sum(r.status in ("pass", "warn") for r in rules)
+        found.append(
+            {
+                "name": GROUPS.get(group, group),
+                "state": rules[0].status,
+                "said": STATES[rules[0].status],
+                "count": f"{holding} of {len(rules)} rules hold" if len(rules) > 1 else "1 rule",
+                "rules": [_rule(r, waived) for r in rules],
+            }
+        )
+    return found
+
+
+def _rule(rule: Rule, waived: set[str]) -> dict[str, str]:
+    state = "waived" if rule.name in waived and rule.status in ("fail", "underpowered") else rule.status
+    return {"state": state, "said": STATES[state], "name": rule.name, "words": rule.words}
+
+
+def waiver_rows(waivers: Sequence[Waiver]) -> list[dict[str, str]]:
+    """Which rule may be missed, until when, and who decided it."""
+    return [
+        {"rule": w.rule, "until": w.until, "name": w.name, "role": w.role.replace("_", " "), "words": w.words}
+        for w in sorted(waivers, key=lambda w: (w.rule, w.until, w.name))
+    ]
+
+
+def unsettled(results: Sequence[MetricResult]) -> list[dict[str, str]]:
+    """Headline figures of metrics that have no value: which, why, and how many people would settle it.
+
+    Figures that lack a value for the same reason are one row.
+    """
+    found: dict[tuple[str, str, str], list[str]] = {}
+    for row in results:
+        about = row.replicate == -1 and not row.key2 and (not row.key1 or row.scope == "task")
+        if not about or row.value is not None or row.family == "literal" or row.status == "not_applicable":
+            continue
+        title = find_metric(row.metric).spec.title + (f" — {row.key1}" if row.key1 else "")
+        needed = f"{row.n_needed:,}" if row.n_needed is not None else "—"
+        why = row.note.removeprefix("underpowered: ")
+        found.setdefault((row.status.replace("_", " "), why, needed), []).append(title)
+    return [
+        {"title": "; ".join(titles), "state": state, "why": why, "needed": needed}
+        for (state, why, needed), titles in found.items()
+    ]
+
+
+def markdown_summary(results: Sequence[MetricResult], references: References, verdict: Verdict | None) -> str:
+    """The verdict, the headline figures beside the reference rows, and the rules, as Markdown."""
+    _, name, sentence = verdict_words(verdict)
+    seeds = len({r.replicate for r in results if r.replicate >= 0})
+    lines = [f"**{name}.** {sentence} Seeds: {seeds}.", ""]
+    shown = [n for n in REFERENCE_ROWS if n in references]
+    lines.append("| figure | better | value (95 % interval) | " + " | ".join(TITLES[n] for n in shown) + " |")
+    lines.append("| --- | --- | --- |" + " --- |" * len(shown))
+    for item, key, row in headline_rows(results):
+        anchors = [headline(references[n], item.metric, key1=key) for n in shown]
+        cells = [number(a.value if a else None, item.digits, percent=item.percent) for a in anchors]
+        label = item.title + (f" ({key})" if key else "")
+        value = with_interval(row, item.digits, percent=item.percent)
+        better = "higher" if item.better == "right" else "lower"
+        lines.append(f"| {label} | {better} | {value} | " + " | ".join(cells) + " |")
+    if verdict:
+        lines += ["", *(f"- {r.status}: {r.words}" for r in verdict.rules)]
+    return "\n".join(lines) + "\n"
