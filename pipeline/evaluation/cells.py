@@ -25,6 +25,8 @@ QUANTILE_BINS = 20
 ATOM_SHARE = 0.05
 FARTHEST = 1e9
 """Widths of T's range: a number beyond is cut there."""
+MOST_TIMES = 1_000_000
+"""Largest count of a code that is read as it is."""
 LARGEST = 1e100
 """Largest number that is read as it is; the square of a larger one may be no number."""
 WIDE = 200
@@ -91,11 +93,16 @@ def discrete_codes(cohort: Cohort, column: Column) -> NDArray[np.int64]:
 
 
 def aligned(cohort: Cohort, name: str, wanted: Sequence[str]) -> csr_matrix:
-    """A block's (n, codes) matrix with its codes in the order of `wanted`; other codes are left out, zeros not stored."""
+    """A block's (n, codes) matrix with its codes in the order of `wanted`; other codes are left out, zeros not stored.
+
+    A number that is no count (missing or below 0) is read as 0, one beyond `MOST_TIMES` as that.
+    """
     from scipy.sparse import csr_matrix
 
     given = next(b.vocabulary for b in cohort.schema.blocks if b.name == name)
     matrix = csr_matrix(cohort.blocks[name]).copy()
+    if matrix.dtype != bool:
+        matrix.data = np.clip(np.nan_to_num(matrix.data, nan=0), 0, MOST_TIMES)
     matrix.sum_duplicates()
     matrix.eliminate_zeros()
     if list(given) == list(wanted):

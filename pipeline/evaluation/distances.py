@@ -37,10 +37,15 @@ ROWS_IN_CACHE = 16
 
 @dataclass(frozen=True)
 class Loaded:
-    """Rows on a device, as the reference that others are measured against."""
+    """(m) rows on a device, as the reference that others are measured against.
 
-    dense: Tensor
-    squares: Tensor
+    Attributes:
+        columns: (features, m) of the columns; what they are is known to the kind of rows.
+        codes: (codes, m) of each block.
+        sizes: (m,) of each block, how many codes each row has.
+    """
+
+    columns: Tensor
     codes: tuple[Tensor, ...]
     sizes: tuple[Tensor, ...]
 
@@ -119,27 +124,30 @@ class Points(Rows):
 
     def loaded(self, device: str) -> Loaded:
         """The rows on the device."""
-        dense = _tensor(self.dense, device)
-        return Loaded(dense, (dense * dense).sum(dim=1), *_loaded_codes(self.presence, device))
+        return Loaded(self._loaded_columns(device), *_loaded_codes(self.presence, device))
 
     def against(self, reference: Loaded, device: str) -> Tensor:
         """(n, m) float32: |a|² + |b|² - 2ab over the columns, Jaccard from products of zeros and ones."""
-        total = self._columns_against(reference, device)
+        total = self._columns_against(reference.columns, device)
         for block, codes, sizes in zip(self.presence, reference.codes, reference.sizes, strict=True):
             shared = _products(block, codes, device)
             own = _tensor(_sizes(block), device)
             union = (own[:, None] + sizes).sub_(shared)
-            shared.div_(union)
-            _both_empty(shared, own, sizes)
-            total.add_(1.0).sub_(shared)
+            _both_empty((shared, union), own, sizes)
+            # 1 - shared / union; the 1 is in the columns' part already.
+            total.addcdiv_(shared, union, value=-1.0)
         return total
 
-    def _columns_against(self, reference: Loaded, device: str) -> Tensor:
-        dense = _tensor(self.dense, device)
-        total = (dense * (-2.0 / max(self.columns, 1))) @ reference.dense.T
-        total += ((dense * dense).sum(dim=1) / max(self.columns, 1))[:, None]
-        total += reference.squares / max(self.columns, 1)
-        return total.clamp_(min=0.0)
+    def _loaded_columns(self, device: str) -> Tensor:
+        """(p + 2, m): with two more rows one product gives the squares and what is the same for every pair as well."""
+        squares = np.einsum("ij,ij->i", self.dense, self.dense) / max(self.columns, 1) + len(self.presence)
+        return _tensor(np.vstack([self.dense.T, np.ones_like(squares), squares]), device)
+
+    def _columns_against(self, columns: Tensor, device: str) -> Tensor:
+        scale = max(self.columns, 1)
+        squares = np.einsum("ij,ij->i", self.dense, self.dense) / scale
+        own = np.column_stack([self.dense * np.float32(-2.0 / scale), squares, np.ones_like(squares)])
+        return _tensor(own, device) @ columns
 
     def exact(self, reference: Self, left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.float64]:
         """(pairs,) the sum of the parts."""
@@ -178,15 +186,13 @@ class CityPoints(Points):
     Source: Gower 1971, with missing as a state of its own instead of left out.
     """
 
-    def loaded(self, device: str) -> Loaded:
-        """The rows on the device, columns first."""
-        dense = _tensor(self.dense.T, device)
-        return Loaded(dense, dense, *_loaded_codes(self.presence, device))
+    def _loaded_columns(self, device: str) -> Tensor:
+        return _tensor(self.dense.T, device)
 
-    def _columns_against(self, reference: Loaded, device: str) -> Tensor:
+    def _columns_against(self, columns: Tensor, device: str) -> Tensor:
         import torch
 
-        dense, columns = _tensor(self.dense, device), reference.dense
+        dense = _tensor(self.dense, device)
         total = torch.zeros((len(dense), columns.shape[1]), device=device)
         space = torch.empty((min(ROWS_IN_CACHE, len(dense)), columns.shape[1]), device=device)
         for lo in range(0, len(dense), ROWS_IN_CACHE):
@@ -195,7 +201,8 @@ class CityPoints(Points):
             for j in range(self.columns):
                 torch.sub(dense[lo : lo + ROWS_IN_CACHE, j, None], columns[None, j], out=difference)
                 rows += difference.abs_().clamp_(max=1.0)
-        return total.div_(max(self.columns, 1))
+            rows.div_(max(self.columns, 1)).add_(len(self.presence))
+        return total
 
     def _columns_exact(self, reference: Self, left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.float64]:
         difference = np.abs(self.dense[left].astype(np.float64) - reference.dense[right])
@@ -238,13 +245,12 @@ class Counts(Rows):
 
     def loaded(self, device: str) -> Loaded:
         """The rows on the device."""
-        none = _tensor(np.zeros((len(self), 0), dtype=np.float32), device)
-        return Loaded(none, none, *_loaded_codes((self.unit,), device))
+        return Loaded(_tensor(np.zeros((0, len(self))), device), *_loaded_codes((self.unit,), device))
 
     def against(self, reference: Loaded, device: str) -> Tensor:
         """(n, m) float32: 1 - cosine."""
         cosine = _products(self.unit, reference.codes[0], device)
-        _both_empty(cosine, _tensor(_sizes(self.unit), device), reference.sizes[0])
+        _both_empty((cosine,), _tensor(_sizes(self.unit), device), reference.sizes[0])
         return cosine.neg_().add_(1.0)
 
     def exact(self, reference: Self, left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -313,11 +319,12 @@ def _products(rows: csr_matrix, codes: Tensor, device: str) -> Tensor:
     return torch.sparse.mm(left, codes)
 
 
-def _both_empty(alike: Tensor, left: Tensor, right: Tensor) -> None:
-    """Sets the likeness of empty rows to empty rows to 1, in place."""
+def _both_empty(matrices: tuple[Tensor, ...], left: Tensor, right: Tensor) -> None:
+    """Sets the matrices to 1 for pairs of empty rows, in place: they are alike."""
     a, b = (left == 0).nonzero().ravel(), (right == 0).nonzero().ravel()
     if len(a) and len(b):
-        alike[a[:, None], b[None, :]] = 1.0
+        for matrix in matrices:
+            matrix[a[:, None], b[None, :]] = 1.0
 
 
 def _row_of(matrix: csr_matrix) -> NDArray[np.int64]:

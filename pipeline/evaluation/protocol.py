@@ -147,15 +147,14 @@ def _pool(rows: list[MetricResult]) -> MetricResult:
     known = [r for r in rows if r.value is not None]
     notes = list(dict.fromkeys(r.note for r in rows if r.note))
     if not known:
-        needed = [r.n_needed for r in rows if r.n_needed is not None]
-        return replace(
-            rows[0],
-            replicate=-1,
-            note=notes[0] if notes else "not estimable",
-            n_needed=max(needed) if len(needed) == len(rows) else None,
-        )
+        # One reason stands for all: what is broken before what is too small, and the most that is needed.
+        broken = [r for r in rows if r.status == "not_estimable"]
+        return replace(broken[0] if broken else max(rows, key=lambda r: r.n_needed or 0), replicate=-1)
     together = pool_seeds([float(r.value) for r in known if r.value is not None], [r.se for r in known])
     low, high = find_metric(rows[0].metric).spec.range
+    # A statistic beside the headline may have a range of its own; it is cut where its replicates are.
+    low = min(low, *(r.ci_lo for r in known if r.ci_lo is not None), together.value)
+    high = max(high, *(r.ci_hi for r in known if r.ci_hi is not None), together.value)
     nulls = [r.null_value for r in known if r.null_value is not None]
     draws = [r.draws for r in known if r.draws is not None]
     if len(known) < len(rows):

@@ -119,7 +119,9 @@ def _block(ctx: EvaluationContext, block: CodeBlock) -> NDArray[np.bool_]:
     matrix = side.cohort.blocks[block.name][side.order]
     if not matrix.shape[1]:
         return np.ones(len(side), dtype=bool)
-    bad = np.asarray(matrix.min(axis=1).todense()).ravel() < 0
+    # A sum is no number where one of its terms is none.
+    bad = ~np.isfinite(np.asarray(matrix.sum(axis=1, dtype=np.float64)).ravel())
+    bad |= np.asarray(matrix.min(axis=1).todense()).ravel() < 0
     if strange.any():
         bad |= np.asarray((matrix[:, strange] != 0).sum(axis=1)).ravel() > 0
     if block.kind == "binary":

@@ -116,7 +116,7 @@ def moments(ctx: EvaluationContext) -> list[MetricResult]:
                 }
     if extremes:
         ctx.internal["extremes"] = extremes
-    return rows
+    return rows or [MOMENTS.not_applicable("the table has no column")]
 
 
 @dataclass(frozen=True)

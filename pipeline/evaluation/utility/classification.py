@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from pipeline.evaluation.registry import metric
 from pipeline.evaluation.results import MetricSpec
 from pipeline.evaluation.utility.curves import calibration, precision_recall
-from pipeline.evaluation.utility.regimes import best_model, holdout_scores, models_of, tested_weights
+from pipeline.evaluation.utility.regimes import NO_TASK, best_model, holdout_scores, models_of, tested_weights
 from pipeline.evaluation.utility.scoring import Estimate, at_threshold, average_precision, of_probabilities
 
 if TYPE_CHECKING:
@@ -130,6 +130,8 @@ ece = _metric("ece")
 
 
 def _rows(ctx: EvaluationContext, name: str) -> list[MetricResult]:
+    if not ctx.plan.tasks:
+        return [SPECS[name].not_applicable(NO_TASK)]
     rows = []
     costly = "C" in ctx.sides.profile.costs
     for task in ctx.plan.tasks:

@@ -15,7 +15,7 @@ import numpy as np
 from pipeline.evaluation.intervals import weighted_auc
 from pipeline.evaluation.registry import metric
 from pipeline.evaluation.results import MetricSpec
-from pipeline.evaluation.utility.regimes import best_model, holdout_draws, holdout_scores, models_of, tested_weights
+from pipeline.evaluation.utility.regimes import NO_TASK, best_model, holdout_draws, holdout_scores, models_of, tested_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -173,6 +173,8 @@ def _rows(
     null: float | None,
 ) -> list[MetricResult]:
     """A row for each task's headline model and each model; `figure` is given the AUROCs of the regimes."""
+    if not ctx.plan.tasks:
+        return [spec.not_applicable(NO_TASK)]
     rows = []
     for task in ctx.plan.tasks:
         best = best_model(ctx.sides, task)
@@ -190,7 +192,7 @@ def _rows(
                     scope="task",
                     key1=task.name,
                     key2=model,
-                    note=note if model else f"model: {used}" + (f"; {note}" if note else ""),
+                    note=note if model or value is None else f"model: {used}" + (f"; {note}" if note else ""),
                     draws=draws if shared and not model else None,
                 )
             )

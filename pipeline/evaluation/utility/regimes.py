@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from pipeline.evaluation.intervals import auc, subject_weights
+from pipeline.evaluation.results import TooFew
 from pipeline.evaluation.utility.learners import MORE_MODELS, TASK_MODELS, Learner, TrainingRows, fit_learner
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ REGIME_TITLES: dict[str, str] = {
 FEWEST_CASES = 10
 """Tested rows of each class below which nothing is printed."""
 FOLDS = 3
+NO_TASK = "no task is declared"
 NOTHING_TO_LEARN = "only one class among the training rows: nothing to learn, 0.5 by definition"
 
 
@@ -227,9 +229,7 @@ def _tested(
         share = float(labels.mean()) if len(labels) else 0.0
         return TaskFit(tested, truth, np.full(len(tested), share), share, len(labels), note=NOTHING_TO_LEARN)
     if len(labels) < FEWEST_TRAINING:
-        return _nothing(
-            f"{len(labels)} training rows are too few to learn from: {FEWEST_TRAINING} are needed", len(tested)
-        )
+        return _nothing(TooFew(len(labels), FEWEST_TRAINING, "training rows"), len(tested))
     learner = learner or fit_learner(model, parts, drop, seed)
     scores = learner.scores(side, tested)
     return TaskFit(
@@ -253,9 +253,8 @@ def _within(
 
 
 def _too_few(truth: NDArray[np.bool_]) -> str:
-    positives = int(truth.sum())
-    few = min(positives, len(truth) - positives) < FEWEST_CASES
-    return f"fewer than {FEWEST_CASES} tested rows of a class" if few else ""
+    rarer = min(int(truth.sum()), int((~truth).sum()))
+    return TooFew(rarer, FEWEST_CASES, "tested rows of the rarer class") if rarer < FEWEST_CASES else ""
 
 
 def _nothing(reason: str, size: int = 0) -> TaskFit:
