@@ -154,7 +154,11 @@ def _attack(
     if highest > limit:
         half, room = upper - fresh.value, limit - (row.null_value if row.null_value is not None else 0.5)
         needed = ceil((row.n or 0) * (half / room) ** 2) if room > 0 else None
-        words = f"{rule.words}: fresh real rows score {question.show(fresh.value)} with {row.n} people, so nobody can tell yet"
+        words = (
+            f"{question.what}: {question.show(highest)}, at most {question.show(limit)} allowed; but fresh real rows score "
+            f"{question.show(fresh.value)} with {row.n} people, so nobody can tell yet"
+            + (f", about {needed:,} would" if needed else "")
+        )
         return [replace(rule, status="underpowered", n_needed=needed or None, words=words)]
     words = (
         f"{question.what}: {question.show(highest)}, at most {question.show(bound)} allowed: with {row.n} people to tell "
