@@ -134,6 +134,20 @@ class RealSides:
         """The random stream of that name."""
         return stream(self.seed, *name)
 
+    def target_rows(self, name: Literal["T", "H"]) -> NDArray[np.int64]:
+        """Positions of all rows of equally many people of T and of H, ascending, at most about the profile's `rows`.
+
+        People are drawn, not rows: whose rows are thinned has fewer to be recognised by, and members would look safer
+        than they are.
+        """
+        sizes = [np.bincount(side.clusters) for side in (self.train, self.holdout)]
+        people = min(len(s) for s in sizes)
+        a_person = max(float(s.mean()) for s in sizes)
+        people = min(people, max(1, int(self.profile.rows / a_person)))
+        clusters = self.side(name).clusters
+        chosen = self.sample(int(clusters.max()) + 1, people, "rows", name, "targets")
+        return np.flatnonzero(np.isin(clusters, chosen))
+
     def sample(self, n: int, size: int, *name: str | int) -> NDArray[np.int64]:
         """`size` of `n` positions without repeats, ascending; all of them if `size` >= n."""
         if size >= n:
@@ -239,8 +253,8 @@ class EvaluationContext:
 
         Args:
             name: Which side.
-            pool: "targets" (at most the profile's `rows`, drawn once; T and H equally many, so that attacks are
-                balanced), "reference" (at most `neighbour_rows`: what neighbours are looked for in), or "matched"
+            pool: "targets" (at most about the profile's `rows`, drawn once; T and H equally many people with all of
+                their rows, so that attacks are balanced), "reference" (at most `neighbour_rows`: what neighbours are looked for in), or "matched"
                 (`matched_size` rows of every side, for figures that depend on how many rows there are).
             draw: Number of the matched draw, below the profile's `redraws`; later draws are other rows.
         """
@@ -250,10 +264,9 @@ class EvaluationContext:
             return self.sides.sample(len(side), profile.neighbour_rows, "rows", name, pool, *own)
         if pool == "matched":
             return self.sides.sample(len(side), self.matched_size, "rows", name, pool, draw, *own)
-        size = min(len(side), profile.rows)
         if name in ("T", "H"):
-            size = min(len(self.sides.train), len(self.sides.holdout), profile.rows)
-        return self.sides.sample(len(side), size, "rows", name, pool, *own)
+            return self.sides.target_rows(name)
+        return self.sides.sample(len(side), min(len(side), profile.rows), "rows", name, pool, *own)
 
     def near(
         self,

@@ -232,7 +232,7 @@ _QUESTIONS = {
 def _evidence(measured: Mapping[str, Any]) -> list[str]:
     """Known distortions, then every headline figure beside the reference rows."""
     lines = ["## Known distortions", ""]
-    for what, unit in (("columns", "bits of divergence above noise"), ("pairs", "difference"), ("groups", "log odds")):
+    for what, unit in (("columns", "bits of divergence above noise"), ("groups", "log odds")):
         found = measured["distortions"][what]
         words = ", ".join(f"{d['name']} ({d['value']:.3g})" for d in found) or "none measured"
         lines.append(f"- Worst {what} ({unit}): {words}")

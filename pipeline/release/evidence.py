@@ -42,7 +42,7 @@ class Evidence:
 
     Attributes:
         figures: Headline figures with interval, null and reference rows.
-        distortions: The columns, pairs and groups that fit worst.
+        distortions: The columns and groups that fit worst.
         tried: Attacks that were run.
         not_tried: Attacks that were not.
         unsettled: Figures that could not be estimated, with the reason.
@@ -68,7 +68,6 @@ def evidence(results: Sequence[MetricResult]) -> Evidence:
         figures=[_figure(r) for r in heads if r.value is not None],
         distortions={
             "columns": _worst(r for r in rows if r.metric == "fid.marg.jsd_debiased" and r.scope == "column"),
-            "pairs": _worst(r for r in rows if r.metric.startswith("fid.dep.") and r.scope == "pair"),
             "groups": _worst(r for r in rows if r.metric == "fair.ldss" and r.scope == "subgroup"),
         },
         tried=[words for metric, words in ATTACKS.items() if metric in with_value],

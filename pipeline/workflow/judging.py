@@ -23,7 +23,7 @@ from pipeline.evaluation.results import draws_table, results_from_table, results
 from pipeline.release.gate import Claim, Verdict, judge, with_verdict
 from pipeline.store.hashing import canonical_json, sha256_json
 from pipeline.workflow.record import Record
-from pipeline.workflow.reports import REPORT, publish_reports
+from pipeline.workflow.reports import CONTENT, REPORT, publish_reports
 from pipeline.workflow.settings import judging_settings, release_settings
 from pipeline.workflow.training import attempted, carried, read_whole, synthetic_replicates
 
@@ -180,7 +180,7 @@ def judge_rows(
     stored = results_from_table(results_table(evaluation.results))
     verdict = judge(stored, cell.spec.gate, plan, references=found, claim=claim_of(cell.spec, generator, features))
     evaluation = replace(evaluation, results=with_verdict(evaluation.results, verdict))
-    report = publish_reports(
+    reports = publish_reports(
         lake, cell, rows, cohort, evaluation, found, verdict, inputs=inputs, accesses=accesses, run_id=run_id
     )
     with lake.tables.draft(f"evaluation/{generator}", cell.partition) as draft:
@@ -189,12 +189,13 @@ def judge_rows(
         draft.add_table("runs", _runs_table(cell, rows, plan, verdict))
         content = verdict.to_dict()
         if rows.model is not None:
-            content["bound"] = bound(cell.spec, rows.synthetic, features, references, rows.model)
+            tied = bound(cell.spec, rows.synthetic, features, references, rows.model)
+            content["bound"] = {**tied, "report": reports.files[CONTENT].sha256}
         draft.file("verdict.json").write_text(canonical_json(content) + "\n", encoding="utf-8")
         said = {**info, **record.to_info(), "verdict": verdict.status}
         version = draft.commit(inputs=inputs, info=said, run_id=run_id)
     _note_verdict(lake, cell, generator, version, rows.synthetic)
-    return Judged(version, record, report, evaluation.results, found, verdict)
+    return Judged(version, record, lake.reports.path(reports, REPORT), evaluation.results, found, verdict)
 
 
 def _runs_table(cell: Cell, rows: Rows, plan: EvaluationPlan, verdict: Verdict) -> pa.Table:

@@ -41,8 +41,8 @@ def publish_reports(
     inputs: Mapping[str, str],
     accesses: int,
     run_id: str = "",
-) -> Path:
-    """Write both reports of an evaluation; gives where the internal one lies.
+) -> Version:
+    """Write both reports of an evaluation into the store of reports.
 
     Args:
         lake: The lake.
@@ -81,8 +81,7 @@ def publish_reports(
         write_report(draft.file(REPORT), **content, **judged)
         write_report(draft.file(PUBLIC_REPORT), **content, **judged, profile="public")
         info = {"generator": generator, "verdict": verdict.status}
-        version = draft.commit(inputs=inputs, info=info, run_id=run_id)
-    return lake.reports.path(version, REPORT)
+        return draft.commit(inputs=inputs, info=info, run_id=run_id)
 
 
 def write_release_report(
@@ -108,17 +107,21 @@ def write_release_report(
 
     Raises:
         NotFoundError: the evaluation's reports are gone, or an older CohortLoom made them.
+        StoreError: somebody changed what they are drawn from.
     """
     from pipeline.evaluation.report import write_report
 
-    stored = [v for v in lake.reports.history(evaluation.asset, cell.partition) if v.inputs == evaluation.inputs]
-    made = next((v for v in stored if CONTENT in v.files), None)
+    judged = json.loads(lake.tables.path(evaluation, "verdict.json").read_text(encoding="utf-8"))
+    bound = judged.get("bound", {}).get("report")
+    stored = [v for v in lake.reports.history(evaluation.asset, cell.partition) if CONTENT in v.files]
+    made = next((v for v in stored if v.files[CONTENT].sha256 == bound), None)
     if made is None:
         raise NotFoundError(
             "There is no report of this evaluation to release.",
             where=evaluation.label,
             todo="Run the cohort again from evaluation.",
         )
+    lake.reports.verify(made)
     content = json.loads(lake.reports.path(made, CONTENT).read_text(encoding="utf-8"))
     content["facts"] = {**content["facts"], **(facts or {})}
     references = lake.tables.resolve("references", cell.partition)

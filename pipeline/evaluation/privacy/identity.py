@@ -98,7 +98,7 @@ def identity_disclosure(ctx: EvaluationContext) -> list[MetricResult]:
     names = ctx.plan.known_columns(sides.encoder.schema)
     known = [c for c in sides.encoder.columns if c.name in names]
     if not known:
-        return [IDENTITY.result(None, note="no column is known to the attacker: nothing to match by")]
+        return [IDENTITY.not_applicable("no column is known to the attacker: nothing to match by")]
     people = len(np.unique(sides.train.clusters))
     if people < FEWEST_PEOPLE:
         return [IDENTITY.underpowered(people, NEEDED, "training people")]

@@ -7,7 +7,7 @@ from math import ceil
 from typing import TYPE_CHECKING
 
 from pipeline.evaluation.fidelity.moments import COLLAPSED_SHARE
-from pipeline.evaluation.protocol import headline, key_of, score_ends
+from pipeline.evaluation.protocol import key_of, score_ends
 from pipeline.release.rules.held import (
     Question,
     Rule,
@@ -15,6 +15,7 @@ from pipeline.release.rules.held import (
     compared,
     each,
     exactly,
+    mean,
     missing,
     passed,
     percent,
@@ -56,7 +57,7 @@ def schema_rules(results: Sequence[MetricResult], gate: GateSpec) -> list[Rule]:
     """The form of the rows: the schema, rare levels, clinical rules."""
     rare = worst(results, RARE.metric)
     count = 0.0 if rare is None or rare.value is None else rare.value
-    clinical = headline(results, CLINICAL.metric)
+    clinical = mean(results, CLINICAL.metric)
     return [
         _adherence(results),
         *exactly(RARE, rare, 0.0, f"{RARE.what}: {count:g}, none may"),
@@ -70,9 +71,9 @@ def rules(results: Sequence[MetricResult], gate: GateSpec, references: Reference
         *_above_chance(DIVERGENCE, results, gate.jsd_mean_max),
         *_collapse(results, gate),
         *_dependence(results, gate, references),
-        *within(CODES, headline(results, CODES.metric), gate.code_total_ratio),
+        *within(CODES, mean(results, CODES.metric), gate.code_total_ratio),
         *_above_chance(ABUNDANCE, results, gate.code_abundance_max),
-        *warned_above(DETECTION, headline(results, DETECTION.metric), gate.detect_auc_warn),
+        *warned_above(DETECTION, mean(results, DETECTION.metric), gate.detect_auc_warn),
     ]
 
 
@@ -91,7 +92,7 @@ def _adherence(results: Sequence[MetricResult]) -> Rule:
 
 def _above_chance(question: Question, results: Sequence[MetricResult], limit: float) -> list[Rule]:
     """A distance between distributions; what two real samples of this size differ by is no failure of the generator."""
-    row = headline(results, question.metric)
+    row = mean(results, question.metric)
     found = at_most(question, row, limit)
     if not found or found[0].status != "fail" or row is None or row.value is None or row.null_value is None:
         return found
@@ -116,7 +117,7 @@ def _collapse(results: Sequence[MetricResult], gate: GateSpec) -> list[Rule]:
 
 def _dependence(results: Sequence[MetricResult], gate: GateSpec, references: References) -> list[Rule]:
     """Normalised score of the correlation error: 0 where columns are shuffled, 1 at fresh real rows."""
-    limit, row = gate.dependence_score_min, headline(results, DEPENDENCE.metric)
+    limit, row = gate.dependence_score_min, mean(results, DEPENDENCE.metric)
     if row is not None and row.status == "not_applicable":
         return []
     if row is None or row.value is None:

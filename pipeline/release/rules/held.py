@@ -178,12 +178,19 @@ def worst(results: Sequence[MetricResult], metric: str, *, key1: str = "") -> Me
     if not rows:
         return None
 
-    def badness(row: MetricResult) -> float:
+    def badness(row: MetricResult) -> tuple[int, float]:
+        """What cannot be estimated is worst, then a value beyond doubt; what does not apply counts only if all do not."""
         if row.value is None:
-            return float("inf")
-        return row.ci_hi if row.ci_hi is not None else row.value
+            return {"not_applicable": 0, "underpowered": 2, "not_estimable": 3}[row.status], 0.0
+        return 1, row.ci_hi if row.ci_hi is not None else row.value
 
     return max(rows, key=badness)
+
+
+def mean(results: Sequence[MetricResult], metric: str, *, key1: str = "") -> MetricResult | None:
+    """The mean over seeds; the row of a seed that has no value in its place, since the others do not speak for it."""
+    lacking = [r for r in each(results, metric, key1=key1) if r.value is None and r.status != "not_applicable"]
+    return lacking[0] if lacking else headline(results, metric, key1=key1)
 
 
 def passed(good: bool) -> RuleStatus:

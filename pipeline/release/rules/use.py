@@ -13,6 +13,7 @@ from pipeline.release.rules.held import (
     at_least,
     at_most,
     exactly,
+    mean,
     missing,
     percent,
     three,
@@ -62,8 +63,8 @@ def fairness_rules(results: Sequence[MetricResult], gate: GateSpec) -> list[Rule
                  f"{gate.groups_absent_max} allowed"),
         *exactly(SHIFTED, shifted, STRONG_SHIFT, f"{SHIFTED.what}: {three(size)}, at most {STRONG_SHIFT} allowed"
                  + (f" ({shifted.note})" if shifted is not None and shifted.note and size else "")),
-        *at_most(GAP, headline(results, GAP.metric), gate.delta_auroc_gap_max),
-        *at_least(WORST_GROUP, headline(results, WORST_GROUP.metric), gate.worst_group_ratio_min),
+        *at_most(GAP, mean(results, GAP.metric), gate.delta_auroc_gap_max),
+        *at_least(WORST_GROUP, mean(results, WORST_GROUP.metric), gate.worst_group_ratio_min),
     ]  # fmt: skip
 
 
@@ -72,7 +73,7 @@ def _slope(results: Sequence[MetricResult], gate: GateSpec, task: str) -> list[R
     metric, (low, high) = "util.calibration_slope", gate.calibration_slope
     question = Question(f"calibration_slope[{task}]", "utility", metric, f"calibration slope on '{task}'", three)
     real = headline(results, metric, key1=task, key2="trtr")
-    row = headline(results, metric, key1=task)
+    row = mean(results, metric, key1=task)
     if real is None or real.value is None or real.value <= 0 or low <= real.value <= high:
         return within(question, row, gate.calibration_slope)
     what = f"{question.what} (trained on real rows {three(real.value)})"
@@ -81,7 +82,7 @@ def _slope(results: Sequence[MetricResult], gate: GateSpec, task: str) -> list[R
 
 def _signs(results: Sequence[MetricResult], gate: GateSpec) -> list[Rule]:
     """Signs of effects; where even another real sample is expected to miss the limit, only a certain loss fails."""
-    row, limit = headline(results, SIGNS.metric), gate.inference_sign_agreement_min
+    row, limit = mean(results, SIGNS.metric), gate.inference_sign_agreement_min
     # Its n counts effects: more people would narrow it, more of the same effects would not.
     found = at_least(SIGNS, row and replace(row, n=None), limit)
     if not found or row is None or row.value is None or row.null_value is None or row.null_value >= limit:
@@ -96,7 +97,7 @@ def _signs(results: Sequence[MetricResult], gate: GateSpec) -> list[Rule]:
 def _ratio(results: Sequence[MetricResult], gate: GateSpec, task: str) -> list[Rule]:
     """Skill kept; where the real model's own skill is in doubt, about how many people would tell."""
     question = Question(f"utility_ratio[{task}]", "utility", "util.ratio", f"skill kept on '{task}'", percent)
-    limit, row = gate.utility_ratio_min, headline(results, "util.ratio", key1=task)
+    limit, row = gate.utility_ratio_min, mean(results, "util.ratio", key1=task)
     if row is None or row.value is not None or row.n_needed is not None:
         return at_least(question, row, limit)
     real = headline(results, "util.trtr_auroc", key1=task)
