@@ -145,6 +145,8 @@ class RealSides:
         a_person = max(float(s.mean()) for s in sizes)
         people = min(people, max(1, int(self.profile.rows / a_person)))
         clusters = self.side(name).clusters
+        if a_person == 1.0:
+            return self.sample(len(clusters), people, "rows", name, "targets")
         chosen = self.sample(int(clusters.max()) + 1, people, "rows", name, "targets")
         return np.flatnonzero(np.isin(clusters, chosen))
 

@@ -17,7 +17,7 @@ from pipeline.evaluation.boosting import boosted_scores, fit_boosting
 from pipeline.evaluation.fidelity.two_sample import mean_error
 from pipeline.evaluation.intervals import Auc, delong, roc_points
 from pipeline.evaluation.registry import metric
-from pipeline.evaluation.results import MetricSpec
+from pipeline.evaluation.results import MetricSpec, TooFew
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -180,14 +180,16 @@ def detect(
     """Cross-fitted gradient boosting on `size` rows a side; `explain` adds permutation importance by column."""
     nothing = np.array([]), np.array([], dtype=bool), np.array([], dtype=np.int64)
     if size < FEWEST:
-        return Detection(None, *nothing, [], f"{size} rows a side, at least {FEWEST} needed")
+        return Detection(None, *nothing, [], TooFew(size, FEWEST, "rows a side"))
     left = ctx.sides.sample(len(real), size, metric_id, "real")
     right = ctx.sides.sample(len(ctx.synthetic), size, metric_id, "synthetic", ctx.replicate)
     a, b = real.tree_features(rows=left), ctx.synthetic.tree_features(rows=right)
     features = np.concatenate([a.matrix, b.matrix])
     labels = np.repeat([False, True], size)
+    people = np.concatenate([real.clusters[left], ctx.synthetic.clusters[right] + len(real)])
     hashes = np.concatenate([real.hashes[left], ctx.synthetic.hashes[right]])
-    folds = assign_folds(labels, hashes if group_identical else None, ctx.rng(metric_id, "folds"))
+    groups = kept_together(people, hashes if group_identical else None)
+    folds = assign_folds(labels, groups, ctx.rng(metric_id, "folds"))
     scores = np.zeros(len(labels))
     importance = np.zeros(len(set(a.groups)))
     for fold in range(FOLDS):
@@ -218,6 +220,26 @@ def detect(
     ranked = sorted(zip(_in_order(a.groups), importance / FOLDS, strict=True), key=lambda x: (-x[1], x[0]))
     told = [(n, float(v)) for n, v in ranked] if explain else []
     return Detection(delong(scores, labels, clusters), scores, labels, clusters, told)
+
+
+def kept_together(people: NDArray[np.int64], hashes: NDArray[np.uint64] | None) -> NDArray[np.uint64] | None:
+    """(n,) group of each row that must stay in one fold: rows of one person, and with `hashes` identical rows too.
+
+    A classifier that met one stay of a person in training would know the person's others, not the generator. None
+    where every row stands alone.
+    """
+    if len(np.unique(people)) == len(people):
+        return hashes
+    if hashes is None:
+        return people.astype(np.uint64)
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    person = np.unique(people, return_inverse=True)[1]
+    content = np.unique(hashes, return_inverse=True)[1] + int(person.max()) + 1
+    size = int(content.max()) + 1
+    edges = coo_matrix((np.ones(len(person), dtype=np.int8), (person, content)), shape=(size, size))
+    return connected_components(edges, directed=False)[1][person].astype(np.uint64)
 
 
 def assign_folds(

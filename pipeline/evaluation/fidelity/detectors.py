@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.evaluation.fidelity.components import standardised
-from pipeline.evaluation.fidelity.detection import DETECT, FEWEST, FOLDS, against_holdout, assign_folds
+from pipeline.evaluation.fidelity.detection import DETECT, FEWEST, FOLDS, against_holdout, assign_folds, kept_together
 from pipeline.evaluation.intervals import delong
 from pipeline.evaluation.registry import metric
 from pipeline.evaluation.results import MetricSpec
@@ -53,7 +53,7 @@ def detect_auc_models(ctx: EvaluationContext) -> list[MetricResult]:
     rows, labels, hashes, clusters = _both(ctx, size)
     if size < FEWEST or not rows.shape[1]:
         return [MODELS.result(None, n=size, null=0.5, note="no column has spread in the training rows")]
-    folds = assign_folds(labels, hashes, ctx.rng(DETECT.id, "folds"))
+    folds = assign_folds(labels, kept_together(clusters, hashes), ctx.rng(DETECT.id, "folds"))
     found: dict[str, Auc] = {"hgb": boosted.result}
     for name, make in _classifiers().items():
         scores = np.full(len(labels), 0.5)
