@@ -23,7 +23,7 @@ from pipeline.evaluation.results import results_table
 from pipeline.features.evaluation_spec import EvaluationSpec, GateSpec, TaskSpec
 from pipeline.features.split import assign
 from pipeline.features.tables import as_cohort, cohort_from_file, read_table, read_untidy, write_table
-from pipeline.release.gate import judge, with_verdict
+from pipeline.release.gate import Rule, judge, with_verdict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from pipeline.features.schema import TableSchema
     from pipeline.release.gate import Verdict
 
+NO_HOLDOUT = Rule(
+    "privacy_judged", "privacy", None, None, None, "fail", None,
+    "privacy: not judged, since without a holdout nobody is known to be a stranger to the generator",
+)  # fmt: skip
 DIVIDING_KEY = b"cohortloom-division-of-the-holdout-file"
 """Divides a holdout file into holdout and fresh reference; not secret, since the caller made the split."""
 
@@ -139,6 +143,8 @@ def evaluate_files(
     found = run_evaluation(parts, [t.cohort for t in taken], plan, references=references, metrics=metrics)
     results = found.results if holdout is not None else [*found.results, *_no_privacy(plan)]
     verdict = judge(results, asked.gate, plan, references=references)
+    if holdout is None:
+        verdict = verdict.instead("privacy", NO_HOLDOUT)
     results = with_verdict(results, verdict)
     notes = _notes(parts, holdout, [note for t in taken for note in t.notes])
     out.mkdir(parents=True, exist_ok=True)

@@ -212,6 +212,8 @@ def pool_seeds(values: Sequence[float], errors: Sequence[float | None]) -> Poole
     if not inside and k == 1:
         return Pooled(mean, None, None, None)
     se = float(np.sqrt(between + within))
-    freedom = (between + within) ** 2 / (between**2 / (k - 1)) if between > 0 else np.inf
+    # As a ratio, not as squares: the squares of p-values of exact copies are too small for a float.
+    share = (between + within) / between if between > 0 else np.inf
+    freedom = share * share * (k - 1) if k > 1 else np.inf
     half = float(t.ppf(0.975, freedom)) * se
     return Pooled(mean, se, mean - half, mean + half)

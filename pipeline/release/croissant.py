@@ -92,14 +92,22 @@ def croissant(
         "description": f"{title or release_id}. Every row is synthetic: no row is a person. {card.population}".strip(),
         "version": "1.0.0",
         "datePublished": month,
-        "license": card.licence or card.said("licence"),
-        "citeAs": card.said("citation"),
-        "creator": {"@type": "sc:Organization", "name": card.contact or card.said("contact")},
         "url": f"urn:cohortloom:{release_id}",
-        "usageInfo": "; ".join(card.intended_uses) or card.said("contact"),
+        **_said(card),
         "distribution": objects,
         "recordSet": record_sets,
     }
+
+
+def _said(card: CardSpec) -> dict[str, Any]:
+    """What people said; what nobody did is left out, since a harvester would take any text for an answer."""
+    told: dict[str, Any] = {
+        "license": card.licence,
+        "citeAs": card.citation,
+        "creator": {"@type": "sc:Organization", "name": card.contact} if card.contact else "",
+        "usageInfo": "; ".join(card.intended_uses),
+    }
+    return {name: value for name, value in told.items() if value}
 
 
 def _file(name: str, sha256: str) -> dict[str, Any]:

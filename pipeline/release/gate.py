@@ -56,6 +56,10 @@ class Verdict:
         """The verdict of some groups of rules alone."""
         return replace(_verdict([r for r in self.rules if r.group in groups], self.seeds), version=self.version)
 
+    def instead(self, group: str, rule: Rule) -> Verdict:
+        """The verdict with one rule in place of all rules of a group."""
+        return _verdict([rule, *(r for r in self.rules if r.group != group)], self.seeds)
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -112,9 +116,32 @@ def with_verdict(results: Sequence[MetricResult], verdict: Verdict) -> list[Metr
     return [replace(r, passed=said.get((r.metric, r.key1))) if r.replicate == -1 and not r.key2 else r for r in results]
 
 
-def _process(gate: GateSpec, references: References, seeds: int) -> list[Rule]:
-    """How the evaluation came about: seeds enough, and reference rows to read it by."""
+def weakened(gate: GateSpec) -> list[str]:
+    """Names of the thresholds that are weaker than this project's defaults."""
+    usual = type(gate)()
     found = []
+    for name in type(gate).model_fields:
+        mine, default = getattr(gate, name), getattr(usual, name)
+        if isinstance(default, bool):
+            weaker = mine and not default
+        elif isinstance(default, tuple):
+            weaker = mine[0] < default[0] or mine[1] > default[1]
+        elif name.endswith("_min"):
+            weaker = mine < default
+        else:
+            weaker = mine > default
+        if weaker:
+            found.append(name)
+    return found
+
+
+def _process(gate: GateSpec, references: References, seeds: int) -> list[Rule]:
+    """How the evaluation came about: the usual thresholds, seeds enough, and reference rows to read it by."""
+    found = []
+    weaker = weakened(gate)
+    if weaker:
+        words = f"thresholds weaker than the usual ones: {', '.join(weaker)}"
+        found.append(Rule("usual_thresholds", "process", float(len(weaker)), 0.0, None, "warn", None, words))
     if gate.seeds_min > 1:
         words = f"trained seeds: {seeds}, at least {gate.seeds_min} needed"
         status: Literal["pass", "fail"] = "pass" if seeds >= gate.seeds_min else "fail"

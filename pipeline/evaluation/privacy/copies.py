@@ -128,7 +128,7 @@ def exact_unique(ctx: EvaluationContext) -> list[MetricResult]:
         # Coarse rows meet strangers too: then only what a sign test does not explain by chance counts.
         p = float(binom.sf(members - 1, members + others, scale / (1 + scale)))
         if p >= CHANCE:
-            excess, note = min(excess, 0.0), f"{note}, no more than chance gives"
+            excess, note = 0.0, f"{note}, no more than chance gives"
     return [EXACT_UNIQUE.result(excess, n=len(ctx.synthetic), null=0.0, note=note)]
 
 
