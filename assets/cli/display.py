@@ -13,7 +13,7 @@ from rich.table import Table
 
 # A pipe has no width of its own; tables must not be folded for it.
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 220)
-WIDE = 195
+FEWEST_COLUMNS = 3
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -41,7 +41,8 @@ def show(rows: Sequence[Mapping[str, Any]], *, title: str, as_json: bool, empty:
 def board(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[dict[str, str]]:
     """A leaderboard to show: status and verdict in one column, the reason of a failure last, no empty column.
 
-    A narrow terminal gets the figures without their intervals (`--json` and the report have them).
+    A narrow terminal gets the figures without their intervals, and only as many of them as fit: no digit is ever cut
+    off. `--json` and the pages have everything.
     """
     shown = []
     for cells in rows:
@@ -51,9 +52,21 @@ def board(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[dict[st
         name = row.pop("generator")
         shown.append({"generator": name, "verdict": verdict if status == "ok" else status, **row, "reason": reason})
     used = [name for name in shown[0] if any(row[name] not in ("", "—") for row in shown)] if shown else []
-    if console.width < WIDE:
-        return [{name: row[name].partition(" ±")[0] for name in used} for row in shown]
-    return [{name: row[name] for name in used} for row in shown]
+    whole = [{name: row[name] for name in used} for row in shown]
+    if _width(whole, used) <= console.width:
+        return whole
+    short = [{name: text.partition(" ±")[0] for name, text in row.items()} for row in whole]
+    last = [name for name in used if name == "reason"]
+    kept = [name for name in used if name != "reason"]
+    while len(kept) > FEWEST_COLUMNS and _width(short, [*kept, *last]) > console.width:
+        kept.pop()
+    return [{name: row[name] for name in [*kept, *last]} for row in short]
+
+
+def _width(rows: Sequence[Mapping[str, str]], names: Sequence[str]) -> int:
+    """Characters that a table of these columns takes; the reason is folded and needs little."""
+    needed = [20 if name == "reason" else max([len(name), *(len(row[name]) for row in rows)]) for name in names]
+    return sum(needed) + 3 * len(needed)
 
 
 def print_json(value: object) -> None:

@@ -41,7 +41,7 @@ def leaderboard_html(rows: Sequence[Mapping[str, Any]], *, title: str) -> str:
         "<section><h2>All generators and the reference rows</h2>"
         "<p>Best first: generators that pass the gate, those that cannot be judged for want of people, and below the line "
         "those that fail. A badge is a Pareto layer (more utility, less privacy risk); generators with the same badge cannot "
-        "be told apart. Each cell is the mean over seeds with half of its 95 % interval; the darker, the nearer to fresh "
+        "be told apart. The table scrolls sideways. Each cell is the mean over seeds with half of its 95 % interval; the darker, the nearer to fresh "
         "real rows.</p>"
         '<div class="scroll" tabindex="0" role="region" aria-label="Leaderboard"><table class="wide board"><thead><tr>'
         f"{heads}</tr></thead><tbody>{''.join(body)}</tbody></table></div></section>"
@@ -51,6 +51,8 @@ def leaderboard_html(rows: Sequence[Mapping[str, Any]], *, title: str) -> str:
 
 _OWN = """
 .board td, .board th { white-space: nowrap; }
+.board td:nth-child(2) { white-space: normal; min-width: 9rem; max-width: 14rem; font-size: .85rem; }
+.board th:first-child { position: sticky; left: 0; background: var(--paper); }
 .board tbody td.num { background: color-mix(in srgb, var(--good) calc(var(--score, 0) * 34%), transparent); }
 .board tr.line td, .board tr.line th { border-top: 3px solid var(--bad); }
 .board tr.reference { color: var(--soft); }
