@@ -54,12 +54,14 @@ def build_release(cells: dg.MultiPartitionsDefinition, generators: list[str]) ->
     def release(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
         from pipeline.workflow.cell import Cell
         from pipeline.workflow.releasing import release_step
+        from pipeline.workflow.report_index import publish_index
 
-        store = lake.open()
+        book, store = load_book(), lake.open()
         try:
-            done = release_step(store, Cell.of(load_book(), **key_of(context)), run_id=context.run.run_id)
+            done = release_step(store, Cell.of(book, **key_of(context)), run_id=context.run.run_id)
         except CohortLoomError as error:  # changed by hand, or broken: a second attempt would find the same
             raise dg.Failure(description=str(error), allow_retries=False) from None
+        publish_index(store, book)
         return dg.MaterializeResult(
             data_version=dg.DataVersion(_data_version(done)),
             metadata=plain(_metadata(store, done)),

@@ -1,10 +1,13 @@
-"""Seconds and peak memory of an evaluation: `python benchmarks/evaluation.py [--rows 10000] [--codes 0] [--profile quick]`.
+"""Seconds and peak memory of an evaluation: `python benchmarks/evaluation.py [--case mixed codes] [--profile quick]`.
 
-Makes a seeded population of 20 mixed columns (and, with --codes, a sparse block), splits it 50/25/12.5/12.5, and
-evaluates one synthetic cohort of as many rows as there are in training, with and without the four reference rows.
-Every measurement runs in a process of its own, so that the peak is its own. CPU seconds stand beside the wall time
-because boosting waits for its threads: on a busy machine set OMP_NUM_THREADS=1. Rows are those of the whole population,
-in thousands as in the budget: 10k x 20 mixed under 1 min, 10k x 1,000 codes under 3 min, both under 2 GiB.
+Makes a seeded population of 20 mixed columns (and a sparse block of codes or counts), splits it 50/25/12.5/12.5, and
+evaluates one synthetic cohort of as many rows as there are in training: alone, and with the four reference rows as a
+release has it. Every measurement runs in a process of its own, so that the peak is its own; the budgets stand beside it.
+CPU seconds stand beside the wall time because threads that wait for one another look busy: on a busy machine set
+OMP_NUM_THREADS=1. Rows are those of the whole population.
+
+`--families` shows where the time goes: seconds by family and the ten slowest metrics.
+`--peers` sets the metrics that syntheval and SDMetrics share with us side by side, see docs/metrics/peers.md.
 """
 
 from __future__ import annotations
@@ -12,93 +15,96 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
-import time
+from dataclasses import replace
+from pathlib import Path
 
-import numpy as np
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from evaluating.population import CASES, GIB, Case, population
 
-
-def population(n: int, codes: int, seed: int):
-    """n rows of 20 mixed columns driven by three hidden factors, 5 % of the cells of four columns missing."""
-    from scipy.sparse import csr_matrix
-
-    from pipeline.features.cohort import assemble
-    from pipeline.features.schema import CodeBlock, Column, TableSchema
-
-    shape = np.random.default_rng(0)
-    loads = shape.normal(size=(20, 3))
-    rng = np.random.default_rng(seed)
-    hidden = rng.normal(size=(n, 3))
-    latent = hidden @ loads.T + rng.normal(size=(n, 20))
-    columns, values = [], {}
-    for i in range(20):
-        name, x = f"c{i:02d}", latent[:, i]
-        if i < 8:
-            x = np.round(np.exp(x / 4) * 40 if i % 2 else x * 10 + 60, 3)
-            values[name] = np.where(rng.random(n) < 0.05, np.nan, x) if i < 4 else x
-            columns.append(Column(name=name, kind="continuous", dtype="float64", nullable=i < 4))
-        elif i < 10:
-            values[name] = rng.poisson(np.exp(np.clip(x / 3, -2, 3))).astype(float)
-            columns.append(Column(name=name, kind="count", dtype="int64"))
-        elif i < 15:
-            values[name] = (x > i - 12).astype(int)
-            columns.append(Column(name=name, kind="binary", dtype="bool", levels=[False, True]))
-        else:
-            k = 3 + i - 14
-            values[name] = np.clip(np.round(x + k / 2), 0, k - 1).astype(int)
-            levels = [f"level {j}" for j in range(k)]
-            kind = "ordinal" if i == 15 else "categorical"
-            columns.append(Column(name=name, kind=kind, dtype="string", levels=levels))
-    blocks, described = {}, []
-    if codes:
-        rate = shape.gamma(0.15, 0.06, size=(3, codes))
-        chance = np.clip((hidden > 0) @ rate + 0.001, 0, 0.8)
-        blocks["codes"] = csr_matrix((rng.random((n, codes)) < chance).astype(np.float32))
-        described = [CodeBlock(name="codes", kind="binary", vocabulary=[f"K{i:04d}" for i in range(codes)])]
-    return assemble(TableSchema(columns=columns, blocks=described), values, blocks=blocks)
-
-
-def measure(rows: int, codes: int, profile: str, references: bool) -> None:
-    """Print one JSON line: seconds of the evaluation and the peak of this process in MiB."""
-    from pipeline.evaluation.plan import EvaluationPlan
-    from pipeline.evaluation.protocol import Parts, evaluate_references, run_evaluation
-    from pipeline.features.evaluation_spec import TaskSpec
-
-    cohort = population(rows, codes, 1)
-    ends = np.cumsum([rows // 2, rows // 4, rows // 8, rows - rows // 2 - rows // 4 - rows // 8])
-    parts = Parts(*(cohort.take(np.arange(b - a, b)) for a, b in zip(np.diff(ends, prepend=0), ends, strict=True)))
-    made = population(parts.train.n_rows, codes, 2)
-    plan = EvaluationPlan((TaskSpec(name="task", label="c12"),), profile=profile)
-    start, worked = time.perf_counter(), time.process_time()
-    found = evaluate_references(parts, plan) if references else {}
-    run_evaluation(parts, [made], plan, references=found)
-    seconds, busy = time.perf_counter() - start, time.process_time() - worked
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"seconds": round(seconds, 1), "cpu": round(busy, 1), "peak_mib": round(peak)}))
+__all__ = ["population"]
+WAYS = {"alone": "one synthetic cohort", "references": "with four reference rows"}
+TOP = 10
 
 
 def main() -> None:
-    """Measure both ways, each in a process of its own, and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=10_000)
-    parser.add_argument("--codes", type=int, default=0)
-    parser.add_argument("--profile", default="quick")
-    parser.add_argument("--measure", choices=["alone", "references"])
+    """Measure what is asked, each in a process of its own, and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--case", nargs="+", choices=list(CASES), default=["mixed", "codes"])
+    parser.add_argument("--profile", nargs="+", choices=["quick", "standard", "full"], default=["quick"])
+    parser.add_argument("--way", nargs="+", choices=list(WAYS), default=list(WAYS))
+    parser.add_argument("--rows", type=int, help="another number of rows than the case's own (no budget then)")
+    parser.add_argument("--families", action="store_true", help="seconds by family, and the slowest metrics")
+    parser.add_argument("--loud", action="store_true", help="say every metric on stderr as it is done")
+    parser.add_argument("--peers", action="store_true", help="the metrics shared with syntheval and SDMetrics instead")
+    parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
+    cases = [
+        CASES[name] if given.rows is None else replace(CASES[name], rows=given.rows, seconds={}) for name in given.case
+    ]
     if given.measure:
-        measure(given.rows, given.codes, given.profile, given.measure == "references")
+        from evaluating.watch import measure
+
+        measure(cases[0], given.profile[0], given.way[0] == "references", given.loud)
         return
-    size = f"{given.rows:,} x 20 mixed" + (f" + {given.codes:,} codes" if given.codes else "")
-    print(f"{size}, profile {given.profile}, OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset')}")
-    for how, title in (("alone", "one synthetic cohort"), ("references", "the same and four reference rows")):
-        command = [sys.executable, __file__, "--rows", str(given.rows), "--codes", str(given.codes)]
-        out = subprocess.run(
-            [*command, "--profile", given.profile, "--measure", how], capture_output=True, text=True, check=True
-        )
-        figures = json.loads(out.stdout.strip().splitlines()[-1])
-        print(f"  {title}: {figures['seconds']} s wall, {figures['cpu']} s CPU, peak {figures['peak_mib']} MiB")
+    print(f"OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset')}, {os.cpu_count()} cores")
+    if given.peers:
+        from evaluating.side_by_side import compare
+
+        compare(given.rows)
+        return
+    print(f"{'':33}{'':10}{'':26}{'wall, s':>9}{'CPU, s':>9}{'budget':>8}{'ratio':>7}{'peak, MiB':>11}{'ratio':>7}")
+    for case in cases:
+        for profile in given.profile:
+            for way in given.way:
+                found = run(case, profile, way, given.rows, given.loud)
+                show(case, profile, way, found)
+                if given.families:
+                    show_metrics(found)
+
+
+def run(case: Case, profile: str, way: str, rows: int | None, loud: bool) -> dict:
+    """One measurement in a process of its own."""
+    command = [sys.executable, __file__, "--measure", "--case", case.name, "--profile", profile, "--way", way]
+    command += ["--rows", str(rows)] if rows is not None else []
+    command += ["--loud"] if loud else []
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def show(case: Case, profile: str, way: str, found: dict) -> None:
+    """One line of the table."""
+    budget = case.seconds.get(profile)
+    told = f"{budget:8,.0f}{found['seconds'] / budget:7.2f}" if budget else f"{'-':>8}{'-':>7}"
+    print(
+        f"{case.title:33}{profile:10}{WAYS[way]:26}{found['seconds']:9,.1f}{found['cpu']:9,.1f}{told}"
+        f"{found['peak_mib']:11,.0f}{found['peak_mib'] / 1024 / GIB:7.2f}",
+        flush=True,
+    )
+
+
+def show_metrics(found: dict) -> None:
+    """Seconds by family and the slowest metrics; what several share is charged to the one that asks first."""
+    spent, busy = (in_all(found[what]) for what in ("metrics", "busy"))
+    families: dict[str, float] = {}
+    for name, seconds in spent.items():
+        families[name.split(".")[0]] = families.get(name.split(".")[0], 0.0) + seconds
+    print("    by family: " + ", ".join(f"{k} {v:,.1f} s" for k, v in sorted(families.items(), key=lambda x: -x[1])))
+    print(f"    outside the metrics (encoding, what figures show): {found['seconds'] - sum(spent.values()):,.1f} s")
+    print(f"    {'':36}{'wall, s':>9}{'CPU, s':>9}{'synthetic':>11}{'raised the peak by, MiB':>25}")
+    for name, seconds in sorted(spent.items(), key=lambda x: -x[1])[:TOP]:
+        own = found["metrics"]["synthetic"].get(name, 0.0)
+        print(f"    {name:36}{seconds:9.1f}{busy[name]:9.1f}{own:11.1f}{found['raised'][name]:25,.0f}")
+
+
+def in_all(phases: dict[str, dict[str, float]]) -> dict[str, float]:
+    """Seconds of each metric, references and synthetic together."""
+    spent: dict[str, float] = {}
+    for by_metric in phases.values():
+        for name, seconds in by_metric.items():
+            spent[name] = spent.get(name, 0.0) + seconds
+    return spent
 
 
 if __name__ == "__main__":

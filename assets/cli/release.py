@@ -120,10 +120,14 @@ def withdraw(
     name: Name,
 ) -> None:
     """Take a release back: its files are removed and it can no longer be exported. Copies outside stay where they are."""
+    from pipeline.features.spec import load_book
     from pipeline.store.lake import Lake
     from pipeline.workflow.releasing import withdraw
+    from pipeline.workflow.report_index import publish_index
 
-    row = withdraw(Lake(home_here()), release_id, reason, name)
+    lake = Lake(home_here())
+    row = withdraw(lake, release_id, reason, name)
+    publish_index(lake, load_book())
     say(f"Withdrawn: {row.release_id} ({row.why}). Its files are gone; tell those who have copies.")
     next_steps([f"a new release needs new signatures: cohortloom review {row.cohort} --month {row.month[:7]}"])
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pipeline.features.schema import Column
 
 SMALL = 11
-BINS = 24
+BINS, FEWEST_BINS = 24, 3
 MOST_LEVELS = 12
 
 
@@ -42,6 +42,7 @@ def aggregates(ctx: EvaluationContext) -> dict[str, Any]:
             "codes": sum(len(b.vocabulary) for b in sides.encoder.blocks),
         },
         "profile": sides.profile.name,
+        "known": list(ctx.plan.known_columns(sides.encoder.schema)),
         "columns": [_levels(ctx, c) if c.discrete else _histogram(ctx, c) for c in columns],
         "missing": _missing(ctx, columns),
         "blocks": [_codes(ctx, b.name, b.vocabulary) for b in sides.encoder.blocks],
@@ -103,14 +104,20 @@ def _histogram(ctx: EvaluationContext, column: Column) -> dict[str, Any]:
     if hi <= lo:
         return {**found, "edges": [], "real": [], "synthetic": []}
     distinct = np.unique(known[(known >= lo) & (known <= hi)])
-    whole = bool((distinct == np.rint(distinct)).all()) and hi - lo < BINS
-    edges = np.arange(np.floor(lo) - 0.5, np.ceil(hi) + 1.0) if whole else np.linspace(lo, hi, BINS + 1)
+    bins = _bins(int((~np.isnan(real)).sum()))
+    whole = bool((distinct == np.rint(distinct)).all()) and hi - lo < bins
+    edges = np.arange(np.floor(lo) - 0.5, np.ceil(hi) + 1.0) if whole else np.linspace(lo, hi, bins + 1)
     return {
         **found,
         "edges": [float(f"{e:.6g}") for e in edges],
         "real": visible_shares(np.histogram(np.clip(real[~np.isnan(real)], lo, hi), edges)[0], suppress=True),
         "synthetic": visible_shares(np.histogram(np.clip(made[~np.isnan(made)], lo, hi), edges)[0], suppress=False),
     }
+
+
+def _bins(real_rows: int) -> int:
+    """Bins of a histogram: fewer where so few real rows would leave most bins under the count that may be shown."""
+    return max(FEWEST_BINS, min(BINS, real_rows // (2 * SMALL)))
 
 
 def _levels(ctx: EvaluationContext, column: Column) -> dict[str, Any]:
@@ -166,12 +173,14 @@ def _codes(ctx: EvaluationContext, name: str, vocabulary: list[str]) -> dict[str
 def visible_shares(counts: NDArray[np.integer], *, suppress: bool) -> list[float | None]:
     """Shares of all; None for a count between 1 and 10 where they are suppressed.
 
-    A single suppressed count could be told from the sum of the others, so the next smallest goes with it.
+    What is suppressed could be told from the sum of the others, so the next smallest go with it until a single count
+    is none of theirs and they are SMALL together.
     """
     total = max(int(counts.sum()), 1)
     hidden = (counts > 0) & (counts < SMALL) if suppress else np.zeros(len(counts), dtype=bool)
-    if hidden.sum() == 1:
+    while hidden.any() and (hidden.sum() == 1 or counts[hidden].sum() < SMALL):
         shown = np.flatnonzero(~hidden & (counts > 0))
-        if len(shown):
-            hidden[shown[np.argmin(counts[shown])]] = True
+        if not len(shown):
+            break
+        hidden[shown[np.argmin(counts[shown])]] = True
     return [None if h else round(float(c) / total, 5) for c, h in zip(counts, hidden, strict=True)]

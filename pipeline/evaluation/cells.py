@@ -124,7 +124,7 @@ def numeric_rule(values: NDArray[np.float64]) -> NumericRule:
     if hi <= lo:
         lo, hi = known.min(), known.max()
     if hi <= lo:
-        hi = lo + 1.0
+        hi = lo + max(1.0, 1e-9 * abs(lo))
     distinct, counts = np.unique(known, return_counts=True)
     atoms = distinct[counts > ATOM_SHARE * len(known)]
     rest = known[~np.isin(known, atoms)]

@@ -75,6 +75,9 @@ def take_in_rows(table: pa.Table, schema: TableSchema, *, blocks: dict[str, csr_
         array = table.column(places[0]) if places else pa.nulls(table.num_rows, arrow_type(column.dtype))
         fitted, note = _fitted(array, column)
         notes += [note] if note else []
+        strange = _unseen(fitted, column)
+        if strange:
+            notes.append(f"Column '{column.name}': {strange:,} cells hold a level that no training row has.")
         arrays.append(fitted)
         fields.append(pa.field(column.name, fitted.type))
     loose = schema.model_copy(update={"columns": [c.model_copy(update={"nullable": True}) for c in schema.columns]})
@@ -92,6 +95,17 @@ def _fitted(array: pa.ChunkedArray | pa.Array, column: Column) -> tuple[pa.Array
         return normalise(one, {column.name: ColumnSpec(dtype=column.dtype)}).column(0).combine_chunks(), ""
     except ConfigError:
         return _as_they_are(array, column)
+
+
+def _unseen(cells: pa.Array, column: Column) -> int:
+    """How many cells hold a level that the schema does not know; 0 where the type already did not fit."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not column.levels or cells.type != arrow_type(column.dtype):
+        return 0
+    known = pc.is_in(cells, value_set=pa.array(column.levels, cells.type))
+    return int(pc.sum(pc.and_(pc.is_valid(cells), pc.invert(known))).as_py() or 0)
 
 
 def _as_they_are(array: pa.ChunkedArray | pa.Array, column: Column) -> tuple[pa.Array, str]:

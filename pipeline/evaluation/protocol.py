@@ -17,7 +17,7 @@ from pipeline.errors import InputError
 from pipeline.evaluation.context import EvaluationContext, Parts, RealSides, synthetic_side
 from pipeline.evaluation.intervals import pool_seeds
 from pipeline.evaluation.references import reference_cohort
-from pipeline.evaluation.registry import find_metric, metric_ids
+from pipeline.evaluation.registry import BUILT_IN, Metric, find_metric, metric_ids
 from pipeline.evaluation.results import REFERENCE_ROWS, MetricResult, results_from_table, results_table
 
 if TYPE_CHECKING:
@@ -125,7 +125,17 @@ def compute(context: EvaluationContext, metrics: Sequence[str] | None = None) ->
     with warnings.catch_warnings():
         # A model that has not converged is judged as it stands; which library says so is nothing for a terminal.
         warnings.filterwarnings("ignore", message=".*(converge|Maximum iterations|iterations reached).*")
-        return [replace(row, replicate=context.replicate) for m in found for row in m.compute(context)]
+        return [replace(row, replicate=context.replicate) for m in found for row in _computed(m, context)]
+
+
+def _computed(metric: Metric, context: EvaluationContext) -> list[MetricResult]:
+    """A metric's results; another package's that fails is a result without a value, and takes no other down with it."""
+    if metric.spec.id in BUILT_IN:
+        return metric.compute(context)
+    try:
+        return metric.compute(context)
+    except Exception as error:  # its text may hold a patient's values
+        return [metric.spec.result(None, note=f"the metric failed with {type(error).__name__}")]
 
 
 def key_of(row: MetricResult) -> Key:

@@ -88,7 +88,13 @@ def find_metric(name: str) -> Metric:
     if name not in paths:
         raise NotFoundError(f"There is no metric '{name}'.", todo=nearest(name, list(paths)))
     module, _, attribute = paths[name].partition(":")
-    found = getattr(import_module(module), attribute)
+    try:
+        found = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(
+            f"The metric '{name}' cannot be imported from {paths[name]} ({type(error).__name__}).",
+            todo="Mend or uninstall the package that registers it.",
+        ) from None
     if not isinstance(found, Metric) or found.spec.id != name:
         raise ConfigError(f"{paths[name]} is not a metric called '{name}'.", todo="Decorate it with @metric.")
     return found

@@ -21,6 +21,25 @@ NOT_APPLICABLE = "not applicable"
 REFERENCE_ROWS: tuple[str, ...] = ("ref_fresh", "ref_train", "ref_marginal", "ref_mode")
 
 
+class TooFew(str):
+    """Why there is no figure, where it is rows that are lacking: given as a note, it makes a result underpowered.
+
+    Args:
+        n: How many of them there are.
+        needed: About how many would settle it.
+        what: What they are, e.g. "people outside training".
+    """
+
+    n: int
+    needed: int
+
+    def __new__(cls, n: int, needed: int, what: str) -> TooFew:
+        """The words of the note."""
+        made = super().__new__(cls, f"underpowered: {n:,} {what}, about {needed:,} needed")
+        made.n, made.needed = n, needed
+        return made
+
+
 @dataclass(frozen=True)
 class Published:
     """A figure that a paper prints.
@@ -102,9 +121,7 @@ class MetricSpec:
             key1: Column or task.
             key2: Second column, model or statistic.
         """
-        note = f"underpowered: {n:,} {what}, about {needed:,} needed"
-        row = self.result(None, n=n, null=null, scope=scope, key1=key1, key2=key2, note=note)
-        return replace(row, n_needed=needed)
+        return self.result(None, null=null, scope=scope, key1=key1, key2=key2, note=TooFew(n, needed, what))
 
     def result(
         self,
@@ -131,16 +148,18 @@ class MetricSpec:
             scope: What the number is about.
             key1: Column or task; empty for the headline number of the table.
             key2: Second column, model or statistic.
-            note: Why there is no value, or what to bear in mind.
+            note: Why there is no value (`TooFew` where rows are lacking), or what to bear in mind.
             draws: (draws,) bootstrap values, where resampled holdout people are the same for every generator, so
-                that two generators can be compared pair by pair.
+                that two generators can be compared pair by pair; left out where one of them is no number.
         """
         if value is None or not math.isfinite(value):
+            few = note if isinstance(note, TooFew) else None
             return MetricResult(
                 self.id,
                 None,
-                n=n,
-                null_value=null,
+                n=n if few is None else few.n,
+                n_needed=None if few is None else few.needed,
+                null_value=None if null is None or not math.isfinite(null) else float(null),
                 scope=scope,
                 key1=key1,
                 key2=key2,
@@ -151,7 +170,8 @@ class MetricSpec:
         if se is not None and not math.isfinite(se):
             se = None
         if interval is None and se is not None:
-            low, high = self.range
+            # A statistic beside the headline may lie outside the headline's range.
+            low, high = min(self.range[0], value), max(self.range[1], value)
             interval = (max(low, value - 1.959964 * se), min(high, value + 1.959964 * se))
         lo, hi = (None, None) if interval is None else interval
         return MetricResult(
@@ -168,7 +188,7 @@ class MetricSpec:
             direction=self.direction,
             family=self.family,
             note=note,
-            draws=None if draws is None else tuple(float(x) for x in draws),
+            draws=None if draws is None or not all(map(math.isfinite, draws)) else tuple(float(x) for x in draws),
         )
 
 

@@ -106,8 +106,8 @@ class Decisions:
 
     def unwaived(self, verdict: Verdict) -> list[Rule]:
         """The rules that keep the verdict from passing and are not waived, fails first."""
-        waived = {w.rule for w in self.waivers} - set(NEVER_WAIVED)
-        return [r for r in failing(verdict) if r.name not in waived]
+        waived = {w.rule for w in self.waivers}
+        return [r for r in failing(verdict) if r.name not in waived or (r.name in NEVER_WAIVED and r.status == "fail")]
 
     def allows(self, release: ReleaseSpec) -> bool:
         """May what has passed its gate be published: nobody objects, and everybody has signed who must?"""
@@ -238,7 +238,8 @@ def check_waivable(verdict: Verdict, rule: str) -> None:
         ConfigError: with the nearest rule, or why not.
     """
     known = {r.name: r for r in verdict.rules}
-    if rule in NEVER_WAIVED or rule == PRIVACY_BUDGET:
+    doubtful = rule in known and known[rule].status == "underpowered"
+    if (rule in NEVER_WAIVED and not doubtful) or rule == PRIVACY_BUDGET:
         raise ConfigError(f"'{rule}' cannot be waived.", todo="It protects people; mend the generator or the budget.")
     if rule not in known:
         raise ConfigError(f"The verdict has no rule '{rule}'.", todo=nearest(rule, [r.name for r in failing(verdict)]))

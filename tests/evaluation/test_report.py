@@ -349,3 +349,39 @@ def test_short_forms(judged: Judged) -> None:
     import xml.etree.ElementTree as ElementTree
 
     assert ElementTree.fromstring(svg).tag.endswith("svg")
+
+
+def test_the_first_sentence_names_the_broken_rules() -> None:
+    from pipeline.evaluation.report.verdict import verdict_words
+    from pipeline.release.gate import Verdict
+    from pipeline.release.rules.held import Rule
+
+    def rule(i: int, status: Any) -> Rule:
+        return Rule(f"r{i}", "privacy", 0.1, 0.2, None, status, None, f"rule {i} in words")
+
+    rules = [rule(0, "warn"), *(rule(i, "fail") for i in range(1, 6)), rule(6, "underpowered"), rule(7, "pass")]
+    state, name, sentence = verdict_words(Verdict("fail", rules))
+    assert (state, name) == ("fail", "Does not pass")
+    assert sentence.endswith("Broken: rule 1 in words; rule 2 in words; rule 3 in words; and 2 more.")
+    assert "more" not in verdict_words(Verdict("underpowered", rules[-2:]))[2]
+    assert verdict_words(None)[0] == ""
+
+
+def test_no_count_of_few_real_people_leaves_the_house() -> None:
+    from pipeline.evaluation.report.figures.cohort import split
+    from pipeline.evaluation.report.public import few_masked, public_facts
+
+    sizes = {"train": 151, "holdout": 39, "reference0": 31, "reference1": 6, "synthetic": 151}
+    (drawn_split,) = split([], {"sizes": sizes})
+    assert [bar["x"][0] for bar in drawn_split["data"]] == [151, 39, 31, 151]
+    assert "attacker's reference" in drawn_split["caption"].split("Not drawn")[1]
+    assert few_masked("6 rows a side, at least 40 needed") == "fewer than 11 rows a side, at least 40 needed"
+    assert few_masked("1,006 people, 11 rows") == "1,006 people, 11 rows"
+    assert public_facts({"fresh real rows": "6"}, {}) == {"fresh real rows": "fewer than 11"}
+    facts = {"fresh real rows": "37", "to bear in mind": "39 rows judged, 37 served as fresh real reference."}
+    told = public_facts(facts, {"sizes": {**sizes, "reference": 37}})
+    assert told["fresh real rows"] == "about 40"
+    assert "37" not in told["to bear in mind"], "37 less the 31 that are drawn would be the 6"
+    (row,) = public_results([MetricResult("priv.mia.max_auc", 0.6, n=6, note="6 people outside", family="privacy")], {})
+    assert row.n is None
+    assert row.note.startswith("fewer than 11 people")

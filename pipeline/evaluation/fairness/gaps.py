@@ -238,7 +238,7 @@ def _worst(spec: MetricSpec, rows: list[MetricResult], task: str) -> MetricResul
         if few and len(few) == len(rows):
             nearest = min(few, key=lambda r: (r.n_needed or 0) / max(r.n or 1, 1))
             return replace(nearest, scope=scope, key1=task, key2="")
-        note = next((r.note for r in rows if r.note), "not estimable")
+        note = next((r.note for r in rows if r.note and r.n_needed is None), "not estimable")
         return spec.result(None, null=0.0, scope=scope, key1=task, note=note)
     worst = max(known, key=lambda r: abs(r.value or 0.0) if spec.direction == 0 else -spec.direction * (r.value or 0.0))
     about = ", ".join(filter(None, [worst.key1 if not task else "", worst.key2.partition("/")[0]]))
@@ -264,8 +264,10 @@ def gaps(ctx: EvaluationContext, task: TaskSpec, name: str, model: str = "") -> 
         model: The model; the task's headline model if empty.
     """
     real, made = predicted(ctx, task, "trtr", model), predicted(ctx, task, "tstr", model)
-    if isinstance(real, str) or isinstance(made, str):
-        return real if isinstance(real, str) else str(made)
+    if isinstance(real, str):
+        return real
+    if isinstance(made, str):
+        return made
     found: list[Gap | Lacking] = []
     for split in splits(ctx, task, real):
         kept = split.judgeable()
@@ -332,7 +334,7 @@ def _kept(ctx: EvaluationContext, task: TaskSpec) -> list[MetricResult]:
     """Share of skill kept in each group of a task."""
     real, made = predicted(ctx, task, "trtr"), predicted(ctx, task, "tstr")
     if isinstance(real, str) or isinstance(made, str):
-        reason = real if isinstance(real, str) else str(made)
+        reason = next(found for found in (real, made) if isinstance(found, str))
         return [WORST.result(None, null=1.0, scope="task", key1=task.name, note=reason)]
     rows: list[MetricResult] = []
     for split in splits(ctx, task, real):

@@ -163,10 +163,19 @@ def _attribute(train: Side, column: Column, *, label: bool) -> Attribute:
         shown = [str(np.datetime64(int(e), "D")) for e in edges]
     else:
         # Cut where the name says, not at the exact quartile.
-        edges = np.unique([float(f"{q:.4g}") for q in np.quantile(known, QUARTILES)]) if len(known) else known
+        edges = _coarse(np.quantile(known, QUARTILES)) if len(known) else known
         shown = [f"{e:.4g}" for e in edges]
     names = [f"up to {shown[0]}", *(f"over {a} to {b}" for a, b in pairwise(shown)), f"over {shown[-1]}"] if shown else ["any"]  # fmt: skip
     return Attribute(column, (*names, "missing"), np.asarray(edges, dtype=np.float64), label)
+
+
+def _coarse(quartiles: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The quartiles with the fewest digits (2 to 4) that tell them apart: no name of a group is a person's own value."""
+    for digits in (2, 3, 4):
+        edges = np.unique([float(f"{q:.{digits}g}") for q in quartiles])
+        if len(edges) == len(np.unique(quartiles)):
+            break
+    return edges
 
 
 def _level_name(level: object) -> str:

@@ -231,8 +231,10 @@ def leaks_of(ctx: EvaluationContext, task: TaskSpec) -> list[Leaks] | str:
 
 def _leaks(ctx: EvaluationContext, task: TaskSpec) -> list[Leaks] | str:
     real, made = predicted(ctx, task, "trtr"), predicted(ctx, task, "tstr")
-    if isinstance(real, str) or isinstance(made, str):
-        return real if isinstance(real, str) else str(made)
+    if isinstance(real, str):
+        return real
+    if isinstance(made, str):
+        return made
     found = []
     for split in splits(ctx, task, real):
         kept = split.only(split.positives + split.negatives >= FEWEST)

@@ -143,7 +143,9 @@ def _headline(ctx: EvaluationContext, found: list[Disparity]) -> MetricResult:
     sharpest = min(found, key=lambda d: d.se)
     if not certain.any() and Z95 * sharpest.se > STRONG:
         few = min(len(ctx.synthetic), len(ctx.sides.holdout))
-        needed = 2 / (sharpest.real_share * (1 - sharpest.real_share)) * (Z95 / STRONG) ** 2
+        # Nobody, or everybody, of the holdout in it stands for one person too few to be sure.
+        spread = max(sharpest.real_share * (1 - sharpest.real_share), 1 / (4 * few + 4))
+        needed = 2 / spread * (Z95 / STRONG) ** 2
         return LDSS.underpowered(few, ceil(needed), "rows on the smaller side", null=0.0)
     if not certain.any():
         note = f"none of {len(found)} groups is strongly out of proportion for certain"

@@ -143,7 +143,7 @@ def tstr(ctx: EvaluationContext) -> list[MetricResult]:
     for task in ctx.plan.tasks:
         real, made = predicted(ctx, task, "trtr"), predicted(ctx, task, "tstr")
         if isinstance(real, str) or isinstance(made, str):
-            reason = real if isinstance(real, str) else str(made)
+            reason = next(found for found in (real, made) if isinstance(found, str))
             rows.append(TSTR.result(None, scope="task", key1=task.name, note=reason))
             continue
         inside: list[MetricResult] = []

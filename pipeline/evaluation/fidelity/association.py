@@ -18,7 +18,7 @@ from pipeline.evaluation.cells import MISSING
 from pipeline.evaluation.fidelity.correlation import drawn
 from pipeline.evaluation.fidelity.influence import error_of, holdout_draws
 from pipeline.evaluation.registry import metric
-from pipeline.evaluation.results import MetricSpec
+from pipeline.evaluation.results import MetricSpec, TooFew
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -201,7 +201,7 @@ def assoc(ctx: EvaluationContext) -> list[MetricResult]:
     """RMSE over all pairs of columns, and over the pairs of each two kinds."""
     varied, kinds = _varied(ctx.sides)
     if len(varied) < 2 or ctx.matched_size < 2:
-        why = "fewer than two columns with spread" if len(varied) < 2 else "fewer than two rows to compare"
+        why = "fewer than two columns with spread" if len(varied) < 2 else TooFew(ctx.matched_size, 2, "rows a side")
         return [ASSOC.result(None, n=ctx.matched_size, note=why)]
     real, made = associations(ctx, "H"), associations(ctx, "S")
     i, j = np.triu_indices(len(varied), k=1)

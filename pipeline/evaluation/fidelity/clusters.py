@@ -16,7 +16,7 @@ from pipeline.evaluation.aggregates import SMALL
 from pipeline.evaluation.fidelity.components import principal, standardised
 from pipeline.evaluation.intervals import subject_weights
 from pipeline.evaluation.registry import metric
-from pipeline.evaluation.results import MetricSpec
+from pipeline.evaluation.results import MetricSpec, TooFew
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -98,7 +98,7 @@ def restarts(ctx: EvaluationContext) -> Restarts | str:
 
 def _cluster(ctx: EvaluationContext) -> Restarts | str:
     if ctx.matched_size < FEWEST:
-        return f"{ctx.matched_size} rows a side, at least {FEWEST} needed"
+        return TooFew(ctx.matched_size, FEWEST, "rows a side")
     frame = principal(ctx.sides)
     if not frame.axes.shape[1]:
         return "no column has spread in the training rows"

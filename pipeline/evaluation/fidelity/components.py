@@ -15,7 +15,7 @@ import numpy as np
 from pipeline.evaluation.fidelity.two_sample import grouped_error
 from pipeline.evaluation.linear_design import LinearDesign
 from pipeline.evaluation.registry import metric
-from pipeline.evaluation.results import MetricSpec
+from pipeline.evaluation.results import MetricSpec, TooFew
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -159,7 +159,7 @@ def _compared(ctx: EvaluationContext) -> _Compared | str:
 
     def compare() -> _Compared | str:
         if ctx.matched_size < FEWEST:
-            return f"{ctx.matched_size} rows a side, at least {FEWEST} needed"
+            return TooFew(ctx.matched_size, FEWEST, "rows a side")
         real, made = standardised(ctx, "H"), standardised(ctx, "S")
         if real.shape[1] < 2:
             return "fewer than two columns with spread"

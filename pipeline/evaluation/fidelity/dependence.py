@@ -28,7 +28,7 @@ from pipeline.evaluation.fidelity.correlation import (
 from pipeline.evaluation.fidelity.influence import error_of, holdout_draws
 from pipeline.evaluation.fidelity.two_sample import mean_error
 from pipeline.evaluation.registry import metric
-from pipeline.evaluation.results import MetricSpec
+from pipeline.evaluation.results import MetricSpec, TooFew
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -230,7 +230,7 @@ def _lacking(ctx: EvaluationContext) -> str:
     """Why no correlation can be compared; empty if it can."""
     if not len(design_of(ctx.sides).pairs[0]):
         return "fewer than two columns with spread"
-    return "fewer than two rows to compare" if ctx.matched_size < 2 else ""
+    return TooFew(ctx.matched_size, 2, "rows a side") if ctx.matched_size < 2 else ""
 
 
 def _null(ctx: EvaluationContext) -> float:

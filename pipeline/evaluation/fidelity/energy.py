@@ -22,7 +22,7 @@ from pipeline.evaluation.fidelity.two_sample import (
     squared_distances,
 )
 from pipeline.evaluation.registry import metric
-from pipeline.evaluation.results import MetricSpec
+from pipeline.evaluation.results import MetricSpec, TooFew
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -149,7 +149,7 @@ def _discrepancies(ctx: EvaluationContext) -> Discrepancies | str:
 
 def _measure(ctx: EvaluationContext) -> Discrepancies | str:
     if ctx.matched_size < FEWEST:
-        return f"{ctx.matched_size} rows a side, at least {FEWEST} needed"
+        return TooFew(ctx.matched_size, FEWEST, "rows a side")
     if not ctx.synthetic.points.parts:
         return "no column and no code"
     real, made, width = ctx.sides.holdout, ctx.synthetic, bandwidth(ctx.sides)

@@ -14,7 +14,7 @@ import numpy as np
 from pipeline.evaluation.fidelity.components import moments, principal, standardised
 from pipeline.evaluation.fidelity.two_sample import PAIR_ROWS, Matrices, discrepancy, grouped_error, small_draws
 from pipeline.evaluation.registry import metric
-from pipeline.evaluation.results import MetricSpec
+from pipeline.evaluation.results import MetricSpec, TooFew
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -158,7 +158,7 @@ def _extrapolated(
 def _too_small(size: int, dimensions: int, needed: int) -> str:
     if dimensions < 2:
         return "fewer than two directions in which the training rows spread"
-    return f"{size} rows a side, at least {needed} needed" if size < needed else ""
+    return TooFew(size, needed, "rows a side") if size < needed else ""
 
 
 def _embedded(ctx: EvaluationContext, name: PartName) -> NDArray[np.float32]:

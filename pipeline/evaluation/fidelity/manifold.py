@@ -15,7 +15,7 @@ import numpy as np
 
 from pipeline.evaluation.fidelity.two_sample import mean_error, rounding, squared_distances
 from pipeline.evaluation.registry import metric
-from pipeline.evaluation.results import MetricSpec
+from pipeline.evaluation.results import MetricSpec, TooFew
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -203,7 +203,7 @@ class _Found:
 def _result(ctx: EvaluationContext, spec: MetricSpec, name: str) -> MetricResult:
     n = ctx.matched_size
     if n < FEWEST:
-        return spec.result(None, n=n, note=f"{n} rows a side, at least {FEWEST} needed")
+        return spec.result(None, n=n, note=TooFew(n, FEWEST, "rows a side"))
     if not ctx.synthetic.points.parts:
         return spec.result(None, n=n, note="no column and no code")
     found = ctx.once("joint/prdc", lambda: _measure(ctx))

@@ -15,7 +15,7 @@ import numpy as np
 from pipeline.evaluation.fidelity.components import principal, standardised
 from pipeline.evaluation.fidelity.two_sample import mean_error
 from pipeline.evaluation.registry import metric
-from pipeline.evaluation.results import MetricSpec
+from pipeline.evaluation.results import MetricSpec, TooFew
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -68,7 +68,7 @@ def gmll_gap(ctx: EvaluationContext) -> list[MetricResult]:
     """|l(H) - l(S)| under T's mixture (forward) plus what l(H) loses under S's (reverse; 0 where it gains)."""
     size = min(ctx.matched_size, len(ctx.sides.train))
     dimensions = min(DIMENSIONS, principal(ctx.sides).axes.shape[1])
-    reason = f"{size} rows, at least {FEWEST} needed" if size < FEWEST else ""
+    reason = TooFew(size, FEWEST, "rows") if size < FEWEST else ""
     reason = reason or ("" if dimensions else "no column has spread in the training rows")
     if reason:
         return [GMLL_GAP.result(None, n=size, note=reason)]

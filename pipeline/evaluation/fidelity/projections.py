@@ -71,7 +71,12 @@ def pca_explained(ctx: EvaluationContext) -> list[MetricResult]:
     if ctx.with_plots:
         _draw(ctx)
     return [
-        PROJECTION.result(shares["H"], n=len(ctx.sides.holdout), null=float(frame.explained[:2].sum())),
+        PROJECTION.result(
+            shares["H"],
+            n=len(ctx.sides.holdout),
+            null=float(frame.explained[:2].sum()),
+            note="" if shares["H"] is not None else "the holdout rows have no spread",
+        ),
         PROJECTION.result(
             shares["S"],
             n=len(ctx.synthetic),

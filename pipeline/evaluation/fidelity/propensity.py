@@ -73,20 +73,22 @@ def _against(ctx: EvaluationContext, name: PartName, key2: str) -> MetricResult:
     real, made = standardised(ctx, name), standardised(ctx, "S")
     if not real.shape[1]:
         return PMSE.result(None, null=1.0, key2=key2, note="no column has spread in the training rows")
-    size = ctx.matched_size
+    size = min(ctx.matched_size, len(ctx.side(name)))
     needed = ROWS_A_PARAMETER * (real.shape[1] + 1)
     if 2 * size < needed:
         return PMSE.underpowered(size, -(-needed // 2), "rows a side", null=1.0, key2=key2)
     values, found = [], None
     for r, draw in enumerate(ctx.matched):
-        left = draw.real if name == "H" else ctx.sides.sample(len(ctx.side(name)), size, PMSE.id, name, r)
-        rows = np.concatenate([real[left], made[draw.synthetic]]).astype(np.float64)
+        left, right = draw.real, draw.synthetic[:size]
+        if name != "H":
+            left = ctx.sides.sample(len(ctx.side(name)), size, PMSE.id, name, r)
+        rows = np.concatenate([real[left], made[right]]).astype(np.float64)
         weights = None
         if r == 0:
             weights = np.concatenate(
                 [
                     subject_weights(ctx.side(name).clusters[left], _draws(ctx), ctx.sides.rng(PMSE.id, name)),
-                    subject_weights(ctx.synthetic.clusters[draw.synthetic], _draws(ctx), ctx.rng(PMSE.id, "S")),
+                    subject_weights(ctx.synthetic.clusters[right], _draws(ctx), ctx.rng(PMSE.id, "S")),
                 ],
                 axis=1,
             )

@@ -27,8 +27,9 @@ GROUPS = 20
 
 
 def squared_distances(left: Points, right: Points, device: str) -> NDArray[np.float32]:
-    """(n, m) float32 squared distances, the same distance as that of the nearest neighbours up to `rounding`."""
+    """(n, m) float32 squared distances, the same distance as that of the nearest neighbours up to `rounding`; none < 0."""
     found = left.against(right.loaded(device), device).cpu().numpy()
+    np.maximum(found, 0.0, out=found)
     return np.divide(found, max(left.parts, 1), out=found)
 
 

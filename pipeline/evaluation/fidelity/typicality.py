@@ -16,7 +16,7 @@ import numpy as np
 from pipeline.evaluation.fidelity.manifold import ENOUGH, FEWEST
 from pipeline.evaluation.intervals import subject_weights
 from pipeline.evaluation.registry import metric
-from pipeline.evaluation.results import MetricSpec
+from pipeline.evaluation.results import MetricSpec, TooFew
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -167,7 +167,7 @@ def _typicality(ctx: EvaluationContext, name: PartName) -> Typicality | str:
 
 def _measure(ctx: EvaluationContext, name: PartName) -> Typicality | str:
     if ctx.matched_size < FEWEST:
-        return f"{ctx.matched_size} rows a side, at least {FEWEST} needed"
+        return TooFew(ctx.matched_size, FEWEST, "rows a side")
     side, holdout = ctx.side(name), ctx.sides.holdout
     if not side.points.parts:
         return "no column and no code"

@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline.evaluation.intervals import auc
 from pipeline.evaluation.registry import metric
-from pipeline.evaluation.results import MetricSpec, Published
+from pipeline.evaluation.results import MetricSpec, Published, TooFew
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -225,7 +225,7 @@ def _rows(ctx: EvaluationContext, spec: MetricSpec, most: int) -> tuple[NDArray[
     right = ctx.sides.sample(len(made), most, spec.id, "synthetic", ctx.replicate)
     labels = np.repeat([False, True], [len(left), len(right)])
     few = min(len(left), len(right))
-    reason = f"{few} rows on one side, at least {FEWEST} needed" if few < FEWEST else ""
+    reason = TooFew(few, FEWEST, "rows on the smaller side") if few < FEWEST else ""
     rows = np.concatenate([real[left], made[right]])
     known = ~np.isnan(rows).all(axis=0)
     return rows[:, known], labels, reason or ("" if known.any() else "no column has a value")

@@ -309,9 +309,8 @@ def equalized_odds_improvement(ctx: EvaluationContext) -> list[MetricResult]:
     for task in ctx.plan.tasks if ctx.plan.protected else ():
         real, made = (predicted(ctx, task, regime, "hgb") for regime in ("trtr", "tstr"))
         if isinstance(real, str) or isinstance(made, str):
-            rows.append(
-                ODDS.result(None, scope="task", key1=task.name, note=real if isinstance(real, str) else str(made))
-            )
+            reason = next(found for found in (real, made) if isinstance(found, str))
+            rows.append(ODDS.result(None, scope="task", key1=task.name, note=reason))
             continue
         for split in splits(ctx, task, real):
             if len(split.groups) < 2:

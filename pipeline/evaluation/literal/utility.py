@@ -297,8 +297,10 @@ def _row(
 def _with_mean(spec: MetricSpec, rows: list[MetricResult]) -> list[MetricResult]:
     """The mean over tasks as the headline, before the tasks' rows."""
     known = [(r.value, r.se or 0.0) for r in rows if r.value is not None]
+    if not rows:
+        return [spec.not_applicable(NO_TASK)]
     if not known:
-        return [spec.result(None, note=rows[0].note if rows else NO_TASK), *rows]
+        return [spec.result(None, note=rows[0].note), *rows]
     # One holdout for all tasks: their errors are taken to go together.
     error = float(np.mean([e for _, e in known]))
     note = f"mean of {len(known)} tasks" if len(known) > 1 else ""

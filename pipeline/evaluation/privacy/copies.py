@@ -61,6 +61,7 @@ EXACT_UNIQUE = _spec(
 )  # fmt: skip
 
 
+MAYBE_CHANCE = "too few to be told from chance"
 CHANCE = 0.01
 """Chance of so many matches above which they are taken for coincidence, where rows of strangers are matched too."""
 
@@ -124,11 +125,12 @@ def exact_unique(ctx: EvaluationContext) -> list[MetricResult]:
         ctx.internal["copies"] = _copied(ctx, met)
     excess = members - others * scale
     note = f"{members} met, {others * scale:.1f} expected by chance" if members or others else ""
-    if others:
-        # Coarse rows meet strangers too: then only what a sign test does not explain by chance counts.
-        p = float(binom.sf(members - 1, members + others, scale / (1 + scale)))
-        if p >= CHANCE:
-            excess, note = 0.0, f"{note}, no more than chance gives"
+    # Coarse rows meet strangers too: then only what a sign test does not explain by chance counts.
+    p = float(binom.sf(members - 1, members + others, scale / (1 + scale))) if members else 1.0
+    if others and p >= CHANCE:
+        excess, note = 0.0, f"{note}, no more than chance gives"
+    elif members and p >= CHANCE:
+        note = f"{note}, {MAYBE_CHANCE}"
     return [EXACT_UNIQUE.result(excess, n=len(ctx.synthetic), null=0.0, note=note)]
 
 

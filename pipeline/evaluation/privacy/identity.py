@@ -194,7 +194,8 @@ def is_age(column: Column) -> bool:
 
 
 def _floored(values: NDArray[np.float64]) -> NDArray[np.int64]:
-    return np.where(np.isnan(values), -(2**62), np.floor(np.nan_to_num(values))).astype(np.int64)
+    whole = np.clip(np.floor(np.nan_to_num(values)), -(2.0**61), 2.0**61)
+    return np.where(np.isnan(values), -(2**62), whole).astype(np.int64)
 
 
 def _exact(values: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -6,7 +6,7 @@ cannot be estimated gives no sentence, but for membership, where silence could b
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.evaluation.privacy.membership import NEEDED
 from pipeline.evaluation.protocol import headline, replicates
@@ -20,18 +20,22 @@ if TYPE_CHECKING:
     References = Mapping[str, Sequence[MetricResult]]
 
 Finding = tuple[str, str]
+MOST_KNOWN = 6
 CUSTOMARY_RISK = 0.09
 """Customary limit of identity disclosure in health-data release (El Emam 2020)."""
 
 
-def findings(results: Sequence[MetricResult], references: References) -> list[Finding]:
-    """(question, answer) pairs, privacy first."""
+def findings(
+    results: Sequence[MetricResult], references: References, details: Mapping[str, Any] | None = None
+) -> list[Finding]:
+    """(question, answer) pairs, privacy first; `details` names what an attacker is taken to know."""
+    known = (details or {}).get("known", [])
     return [
         ("Could someone find out who was in the training data?", _membership(results, references)),
         *_outliers(results),
         *_copies(results),
-        *_attributes(results),
-        *_identity(results),
+        *_attributes(results, references, known),
+        *_identity(results, references, known),
         *_absent(results),
         *_utility(results),
         *_effects(results),
@@ -50,6 +54,36 @@ def _upper(row: MetricResult) -> float:
     return row.ci_hi if row.ci_hi is not None else (row.value or 0.0)
 
 
+def _span(row: MetricResult) -> str:
+    """The 95 % interval of an AUC in words; "" where it has none."""
+    if row.ci_lo is None or row.ci_hi is None:
+        return ""
+    ends = (number(x, 0, percent=True) for x in (row.ci_lo, row.ci_hi))
+    return f" (95 % interval {' to '.join(ends)})"
+
+
+def _knows(known: Sequence[str]) -> str:
+    """What the attacker is taken to know of a person."""
+    if not known:
+        return ""
+    more = f" and {len(known) - MOST_KNOWN} more" if len(known) > MOST_KNOWN else ""
+    return f" The attacker is taken to know: {', '.join(known[:MOST_KNOWN])}{more}."
+
+
+def _powerless(metric: str, worst: MetricResult, references: References) -> str:
+    """Says so where even copied training rows score no worse than this cohort's interval reaches."""
+    copied = headline(references.get("ref_train", ()), metric)
+    if copied is None or copied.value is None or copied.value > _upper(worst):
+        return ""
+    fresh = headline(references.get("ref_fresh", ()), metric)
+    if fresh is not None and fresh.value is not None and copied.value > _upper(fresh):
+        return ""  # copies and strangers are told apart: it is this cohort that is like copies
+    return (
+        f" Copied training rows score {number(copied.value)} here, no worse than this interval: the figure cannot tell "
+        "safe from unsafe in this cohort, so it is no evidence of safety."
+    )
+
+
 def _membership(results: Sequence[MetricResult], references: References) -> str:
     known = _each(results, "priv.mia.tpr_at_1pct_fpr")
     if not known:
@@ -58,7 +92,7 @@ def _membership(results: Sequence[MetricResult], references: References) -> str:
         if area is not None and area.value is not None:
             text += (
                 f" Shown one person from training and one who was not, an attacker names the right one "
-                f"{number(max(area.value, 0.5), 0, percent=True)} of the time; a coin does so 50 % of the time."
+                f"{number(max(area.value, 0.5), 0, percent=True)} of the time{_span(area)}; a coin does so 50 % of the time."
             )
         return text
     worst = max(known, key=lambda r: r.value or 0.0)
@@ -107,7 +141,7 @@ def _copies(results: Sequence[MetricResult]) -> list[Finding]:
     ]
 
 
-def _attributes(results: Sequence[MetricResult]) -> list[Finding]:
+def _attributes(results: Sequence[MetricResult], references: References, known_columns: Sequence[str]) -> list[Finding]:
     known = _each(results, "priv.aia.excess")
     if not known:
         return []
@@ -124,12 +158,12 @@ def _attributes(results: Sequence[MetricResult]) -> list[Finding]:
             f"{lead}. With the synthetic rows, secrets of people in training are guessed {number(value)} better than those of "
             f"people who were not (at most {number(upper)} within the interval, on a scale from 0, guessing, to 1, always "
             "right). Only this excess comes from having taken part; what can be guessed of everybody alike is what the "
-            "data teach.",
+            f"data teach.{_knows(known_columns)}{_powerless('priv.aia.excess', worst, references)}",
         )
     ]
 
 
-def _identity(results: Sequence[MetricResult]) -> list[Finding]:
+def _identity(results: Sequence[MetricResult], references: References, known_columns: Sequence[str]) -> list[Finding]:
     known = _each(results, "priv.identity_disclosure")
     if not known:
         return []
@@ -140,7 +174,8 @@ def _identity(results: Sequence[MetricResult]) -> list[Finding]:
         (
             "Could a row be traced to a person and tell something new?",
             f"The chance is put at {number(worst.value, 2, percent=True)} (upper end {number(_upper(worst), 2, percent=True)}), "
-            f"{side} the {number(CUSTOMARY_RISK, 0, percent=True)} that is customary for releases of health data.",
+            f"{side} the {number(CUSTOMARY_RISK, 0, percent=True)} that is customary for releases of health data."
+            f"{_knows(known_columns)}{_powerless('priv.identity_disclosure', worst, references)}",
         )
     ]
 

@@ -18,7 +18,13 @@ from pipeline.evaluation.report.anchors import anchor_values, dot_plot, mark
 from pipeline.evaluation.report.findings import findings
 from pipeline.evaluation.report.headlines import headline_rows
 from pipeline.evaluation.report.methods import definitions, methods
-from pipeline.evaluation.report.public import public_details, public_references, public_results, public_verdict
+from pipeline.evaluation.report.public import (
+    public_details,
+    public_facts,
+    public_references,
+    public_results,
+    public_verdict,
+)
 from pipeline.evaluation.report.sections import SECTIONS, drawn
 from pipeline.evaluation.report.tables import figures_table, reference_names, results_csv, shown
 from pipeline.evaluation.report.verdict import gate_groups, unsettled, verdict_words, waiver_rows
@@ -74,6 +80,7 @@ def write_report(
     if profile == "public":
         results, references = public_results(results, details), public_references(references, details)
         verdict, details = public_verdict(verdict, details), public_details(details)
+        facts = public_facts(facts, details)
     parts = [drawn(section, results, details, profile=profile) for section in SECTIONS]
     plots = {f["id"]: {"data": f["data"], "layout": f["layout"]} for part in parts for f in part["figures"]}
     state, name, sentence = verdict_words(verdict)
@@ -92,7 +99,7 @@ def write_report(
         waivers=waiver_rows(waivers),
         unsettled=unsettled(results),
         accesses=accesses,
-        findings=findings(results, references),
+        findings=findings(results, references, details),
         seeds=len({r.replicate for r in results if r.replicate >= 0}),
         legend=[(TITLES[n], Markup(_swatch(n))) for n in REFERENCE_ROWS if n in references],
         own_swatch=Markup(_swatch("synthetic")),

@@ -28,6 +28,9 @@ DIGITS = 3
 """Significant digits of shares, rates and scores in the public report's figures."""
 PEOPLE = ("column", "subgroup", "record_group", "pair")
 """Scopes whose `n` counts real people (a table's or task's may count columns, models or pairs)."""
+FEW = re.compile(r"(?<![\d,.])(?:[1-9]|10) (?=(?:\w+ )?(?:rows?|people|persons?|members|others|patients)\b)")
+SIZE, UNDER = re.compile(r"\b(?:rows|people|patients|subjects)\b"), {str(n) for n in range(1, SMALL)}
+FRESH = re.compile(r"\bfresh real\b")
 INTERNAL, RARE = "internal", "rare"
 
 
@@ -54,7 +57,27 @@ def public_verdict(verdict: Verdict | None, details: Mapping[str, Any]) -> Verdi
     if verdict is None:
         return None
     rare = RareNames(rare_of(details))
-    return replace(verdict, rules=[replace(rule, words=rare.mask(rule.words)) for rule in verdict.rules])
+    return replace(verdict, rules=[replace(rule, words=few_masked(rare.mask(rule.words))) for rule in verdict.rules])
+
+
+def few_masked(text: str) -> str:
+    """A sentence that gives no number of rows or people between 1 and 10."""
+    return FEW.sub(f"fewer than {SMALL} ", text)
+
+
+def public_facts(facts: Mapping[str, str], details: Mapping[str, Any]) -> dict[str, str]:
+    """The facts of the run without sizes between 1 and 10, and without a sum that would give one of them away."""
+    sizes = details.get("sizes", {})
+    both = sizes.get("reference", 0)
+    if any(0 < sizes.get(part, 0) < SMALL for part in ("reference0", "reference1")):
+        about = rf"(?<![\d,.]){both:,}(?![\d,]| rows judged)"
+        facts = {
+            k: re.sub(about, f"about {round(both, -1)}", v) if FRESH.search(k + v) else v for k, v in facts.items()
+        }
+    return {
+        name: f"fewer than {SMALL}" if SIZE.search(name) and value in UNDER else few_masked(value)
+        for name, value in facts.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -120,7 +143,9 @@ def _published(row: MetricResult, holdout: int, rare: RareNames) -> MetricResult
     if row.key2.endswith("_real") and row.value is not None and 0 < abs(row.value) * holdout < SMALL:
         is_share = row.key2.startswith(("missing", "share", "prevalence", "rate", "n_", "count"))
         return _blank(row) if is_share else row
-    return replace(row, note="") if rare.told(row.note) else row
+    if few and row.family == "privacy":
+        row = replace(row, n=None)
+    return replace(row, note="" if rare.told(row.note) else few_masked(row.note))
 
 
 def _blank(row: MetricResult) -> MetricResult:

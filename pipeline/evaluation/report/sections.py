@@ -121,8 +121,8 @@ SECTIONS: tuple[Section, ...] = (
         "Stability",
         "Stability and cost",
         "One generator, trained again from other random seeds: what changes between its cohorts would change again at "
-        "the next training. Wall time and memory of a run stand in Dagster's metadata, not here: the same inputs must "
-        "give the same report.",
+        "the next training. Wall time and memory are not here, since the same inputs must give the same report; "
+        "for runs of the pipeline they stand in its metadata.",
         ("stability",),
         "One seed was trained, so nothing can be said about how stable the generator is; five are needed for a claim.",
     ),

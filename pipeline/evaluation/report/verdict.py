@@ -34,6 +34,8 @@ GROUPS: dict[str, str] = {
     "utility": "Utility",
     "fairness": "Fairness",
 }
+MOST_NAMED = 3
+"""Rules that the first sentence names."""
 WORST_FIRST: tuple[str, ...] = ("fail", "underpowered", "warn", "pass")
 STATES: dict[str, str] = {
     "pass": "✓ pass",
@@ -45,9 +47,17 @@ STATES: dict[str, str] = {
 
 
 def verdict_words(verdict: Verdict | None) -> tuple[str, str, str]:
-    """State ("pass", "fail", "underpowered" or ""), its name, and one sentence."""
-    state = verdict.status if verdict else ""
-    return state, *VERDICTS[state]
+    """State ("pass", "fail", "underpowered" or ""), its name, and what it means, with the rules that decided it."""
+    if verdict is None:
+        return "", *VERDICTS[""]
+    name, sentence = VERDICTS[verdict.status]
+    decided = [r for r in verdict.rules if r.status == verdict.status] if verdict.status != "pass" else []
+    if not decided:
+        return verdict.status, name, sentence
+    rules = "; ".join(r.words.rstrip(".") for r in decided[:MOST_NAMED])
+    more = f"; and {len(decided) - MOST_NAMED} more" if len(decided) > MOST_NAMED else ""
+    lead = {"fail": "Broken", "underpowered": "Open"}[verdict.status]
+    return verdict.status, name, f"{sentence} {lead}: {rules}{more}."
 
 
 def gate_groups(verdict: Verdict | None, waivers: Sequence[Waiver]) -> list[dict[str, Any]]:

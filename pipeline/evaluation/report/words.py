@@ -15,7 +15,7 @@ NOTHING = 1e-12
 
 def tasks_of(results: Sequence[MetricResult]) -> list[str]:
     """Names of the tasks that have figures, in order."""
-    return list(dict.fromkeys(r.key1 for r in results if r.metric == "util.ratio" and not r.key2))
+    return list(dict.fromkeys(r.key1 for r in results if r.metric == "util.ratio" and r.key1 and not r.key2))
 
 
 def number(value: float | None, digits: int = 3, *, percent: bool = False) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from pipeline.evaluation.intervals import auc, weighted_auc
 from pipeline.evaluation.linear_design import LinearDesign
 from pipeline.evaluation.registry import metric
-from pipeline.evaluation.results import MetricSpec
+from pipeline.evaluation.results import MetricSpec, TooFew
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -87,7 +87,7 @@ def dwpred(ctx: EvaluationContext) -> list[MetricResult]:
     size = min(len(ctx.synthetic), len(rows))
     some = sides.sample(len(ctx.synthetic), size, "util.dwpred", "synthetic", ctx.replicate)
     if size < 2:
-        return [DWPRED.result(None, n=size, null=null, note="fewer than two synthetic rows")]
+        return [DWPRED.result(None, n=size, null=null, note=TooFew(size, 2, "synthetic rows"))]
     made = _scored(sides, targets, ctx.synthetic, some)
     gaps = np.abs(made.value - real.value)
     draws = np.abs(made.draws - real.draws).mean(axis=1)

@@ -15,7 +15,14 @@ import numpy as np
 from pipeline.evaluation.intervals import weighted_auc
 from pipeline.evaluation.registry import metric
 from pipeline.evaluation.results import MetricSpec
-from pipeline.evaluation.utility.regimes import NO_TASK, best_model, holdout_draws, holdout_scores, models_of, tested_weights
+from pipeline.evaluation.utility.regimes import (
+    NO_TASK,
+    best_model,
+    holdout_draws,
+    holdout_scores,
+    models_of,
+    tested_weights,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -128,7 +135,7 @@ def ratio(ctx: EvaluationContext) -> list[MetricResult]:
         if real.value is None or made.value is None:
             return None, real.draws, real.note or made.note
         skill = real.value - 0.5
-        if skill < 3 * float(real.draws.std(ddof=1)):
+        if skill <= 0 or skill < 3 * float(real.draws.std(ddof=1)):
             return None, real.draws, "the model trained on real rows is no better than chance"
         return (made.value - 0.5) / skill, (made.draws - 0.5) / np.maximum(real.draws - 0.5, 1e-3), made.note
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from pipeline.evaluation.intervals import CHUNK, subject_weights
 from pipeline.evaluation.registry import metric
-from pipeline.evaluation.results import MetricSpec
+from pipeline.evaluation.results import MetricSpec, TooFew
 from pipeline.evaluation.utility.analyses import event_of, level_text, number_of, problem_of, synthetic_rows
 
 if TYPE_CHECKING:
@@ -134,10 +134,12 @@ def _compared(ctx: EvaluationContext, spec: AnalysisSpec, level: int | None) -> 
         return KM.result(None, scope="task", key1=spec.name, key2=key2, note=problem)
     real, places = _followed(sides.holdout, np.arange(len(sides.holdout)), spec, level)
     made, _ = _followed(ctx.synthetic, synthetic_rows(ctx), spec, level)
-    if len(real.time) < 2 * FEWEST_AT_RISK or not real.event.any():
-        return KM.underpowered(
-            len(real.time), 10 * FEWEST_AT_RISK, "holdout people followed up", scope="task", key1=spec.name, key2=key2
-        )
+    if len(real.time) < 2 * FEWEST_AT_RISK:
+        few = TooFew(len(real.time), 10 * FEWEST_AT_RISK, "holdout people followed up")
+        return KM.result(None, scope="task", key1=spec.name, key2=key2, note=few)
+    if not real.event.any():
+        few = TooFew(0, FEWEST_AT_RISK, "holdout people with the event")
+        return KM.result(None, scope="task", key1=spec.name, key2=key2, note=few)
     curve = kaplan_meier(real)
     end = float(min(curve.times[curve.at_risk >= FEWEST_AT_RISK][-1], _long(sides, spec)))
     if not len(made.time) or end <= 0:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from math import ceil
 from typing import TYPE_CHECKING
 
+from pipeline.evaluation.privacy.copies import MAYBE_CHANCE
 from pipeline.evaluation.protocol import headline
 from pipeline.release.rules.held import (
     Question,
@@ -122,6 +123,9 @@ def _copies(results: Sequence[MetricResult], gate: GateSpec) -> list[Rule]:
     value = 0.0 if row is None or row.value is None else row.value
     words = f"{COPIES.what}: {max(value, 0.0):g}, at most {limit:g} allowed"
     first = exactly(COPIES, row, limit, words + (f" ({row.note})" if row is not None and row.note else ""))
+    if row is not None and MAYBE_CHANCE in row.note:
+        # Neither innocent nor guilty: a person decides.
+        first = [replace(rule, status="underpowered") if rule.status == "fail" else rule for rule in first]
     values = [float(r.value) for r in each(results, CHANCE.metric) if r.value is not None]
     if not values:
         return [*first, missing(CHANCE, EXACT_P_MIN)]

@@ -77,7 +77,7 @@ def _slope(results: Sequence[MetricResult], gate: GateSpec, task: str) -> list[R
     if real is None or real.value is None or real.value <= 0 or low <= real.value <= high:
         return within(question, row, gate.calibration_slope)
     what = f"{question.what} (trained on real rows {three(real.value)})"
-    return within(replace(question, what=what), row, (low * real.value, high * real.value))
+    return within(replace(question, what=what), row, (min(low, low * real.value), max(high, high * real.value)))
 
 
 def _signs(results: Sequence[MetricResult], gate: GateSpec) -> list[Rule]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pipeline.evaluation.aggregates import SMALL
 from pipeline.evaluation.report.figures.base import REAL, SYNTHETIC, Figure, Table, figure, table
 from pipeline.evaluation.report.words import significant
 
@@ -29,6 +30,9 @@ def split(results: Sequence[MetricResult], details: Mapping[str, Any]) -> list[F
     sizes = details.get("sizes")
     if not sizes or "reference0" not in sizes:
         return []
+    drawn = [part for part in PARTS if sizes[part[0]] >= SMALL]
+    unseen = [title for key, title, _, _ in PARTS if 0 < sizes[key] < SMALL]
+    few = f" Not drawn, since it has fewer than {SMALL} rows: {', '.join(unseen)}." if unseen else ""
     bars: list[Any] = [
         {
             "type": "bar",
@@ -39,11 +43,12 @@ def split(results: Sequence[MetricResult], details: Mapping[str, Any]) -> list[F
             "marker": {"color": colour, "pattern": {"shape": pattern, "fillmode": "overlay", "fgopacity": 0.4}},
             "hovertemplate": f"{title}: %{{x:,}} rows<extra></extra>",
         }
-        for key, title, colour, pattern in PARTS
+        for key, title, colour, pattern in drawn
     ]
     bars.append(
         {
-            **bars[0],
+            "type": "bar",
+            "orientation": "h",
             "name": f"synthetic: {sizes['synthetic']:,}",
             "y": ["synthetic"],
             "x": [sizes["synthetic"]],
@@ -56,7 +61,8 @@ def split(results: Sequence[MetricResult], details: Mapping[str, Any]) -> list[F
             "split",
             "Who was seen by whom",
             "Rows in each part. The generator saw the training rows only; every figure compares with the holdout; the "
-            "fresh reference is the null of every figure, and the attacker's reference is what attackers may use.",
+            "fresh reference is the null of every figure, and the attacker's reference is what attackers may use."
+            + few,
             bars,
             {
                 "barmode": "stack",
@@ -107,7 +113,7 @@ def missing(results: Sequence[MetricResult], details: Mapping[str, Any]) -> list
             {
                 "showlegend": True,
                 "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
-                "xaxis": {"tickformat": ".0%", "rangemode": "tozero", "title": {"text": "share missing"}},
+                "xaxis": {"tickformat": ".2~%", "rangemode": "tozero", "title": {"text": "share missing"}, "nticks": 6},
                 "yaxis": {"automargin": True, "type": "category", "autorange": "reversed"},
                 "margin": {"l": 20, "r": 16, "t": 36, "b": 44},
             },

@@ -25,7 +25,8 @@ def heatmaps(results: Sequence[MetricResult], details: Mapping[str, Any]) -> lis
         for a, b in zip(matrix["real"], matrix["synthetic"], strict=True)
     ]
     largest = max((abs(v) for line in gap for v in line), default=0.0)
-    left_out = f" {matrix['left_out']} other columns are not shown." if matrix["left_out"] else ""
+    others = matrix["left_out"]
+    left_out = f" {others} other column{' is' if others == 1 else 's are'} not shown." if others else ""
     shown = [
         ("real", "Holdout", "Correlations of the real holdout rows: what should be met. Columns that belong together "
          "in the training rows stand side by side.", matrix["real"], 1.0),
@@ -112,12 +113,12 @@ def associations(results: Sequence[MetricResult], details: Mapping[str, Any]) ->
             data,
             {
                 "showlegend": True,
-                "legend": {"orientation": "h", "y": 1.14, "x": 0},
+                "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
                 "xaxis": {"title": {"text": "association error"}, "rangemode": "tozero"},
                 "yaxis": {"automargin": True, "autorange": "reversed", "type": "category"},
-                "margin": {"l": 20, "r": 16, "t": 40, "b": 44},
+                "margin": {"l": 20, "r": 16, "t": 56, "b": 44},
             },
-            120 + 46 * len(found),
+            136 + 46 * len(found),
         )
     ]
 

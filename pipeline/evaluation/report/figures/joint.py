@@ -56,7 +56,8 @@ def detection(results: Sequence[MetricResult], details: Mapping[str, Any]) -> li
             "AUC that the classifier loses when a column is shuffled: long bars are where the generator should be mended. "
             "0 is the null.",
             [{"type": "bar", "orientation": "h", "x": [v for _, v in telling], "y": [n for n, _ in telling],
-              "marker": {"color": SYNTHETIC}, "hovertemplate": "%{y}: %{x:.3f}<extra></extra>"}],
+              "marker": {"color": SYNTHETIC}, "width": 0.6 if len(telling) > 2 else 0.3,
+              "hovertemplate": "%{y}: %{x:.3f}<extra></extra>"}],
             {"xaxis": {"title": {"text": "AUC lost"}}, "yaxis": {"automargin": True, "type": "category"}},
         ),
     ]  # fmt: skip
@@ -92,7 +93,8 @@ def detectors(results: Sequence[MetricResult], details: Mapping[str, Any]) -> li
 def projections(results: Sequence[MetricResult], details: Mapping[str, Any]) -> list[Figure]:
     """Density of holdout and of synthetic rows on the first two components, on one scale."""
     found = details.get("projection")
-    if not found:
+    seen = [v for line in (found or {}).get("real", []) for v in line if v]
+    if not found or not seen:  # every cell holds fewer than 11 real rows: a blank picture says nothing
         return []
     top = max((v for side in ("real", "synthetic") for line in found[side] for v in line if v is not None), default=0.0)
     axes = _component_axes(found["explained"])

@@ -46,6 +46,9 @@ def marginals(results: Sequence[MetricResult], details: Mapping[str, Any]) -> li
             data = _steps(column)
         if not data:
             continue
+        hidden = sum(s is None for s in column["real"]) if not heaped else 0
+        if hidden:
+            caption += f" {hidden} grey bar{' is' if hidden == 1 else 's are'} left out: 1 to 10 real rows each."
         found.append(
             figure(
                 f"marginal-{i}",
