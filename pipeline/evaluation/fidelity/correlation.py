@@ -182,7 +182,7 @@ def code_correlations(presence: csr_matrix) -> Matrix:
         together = np.asarray((presence.T @ presence).toarray(), dtype=np.float64)
     share = ones / max(n, 1)
     covariance = together / max(n, 1) - np.outer(share, share)
-    spread = np.sqrt(share * (1 - share))
+    spread = np.sqrt(np.maximum(share * (1 - share), 0.0))
     scale = np.where((ones == 0) | (ones == n), np.inf, spread)
     return np.clip(covariance / np.outer(scale, scale), -1.0, 1.0)
 
@@ -190,7 +190,7 @@ def code_correlations(presence: csr_matrix) -> Matrix:
 def code_influence(presence: csr_matrix, matrix: Matrix, gradient: Matrix) -> NDArray[np.float64]:
     """(n,) `row_influence` of zeros and ones, dense a chunk of rows at a time."""
     share = np.asarray(presence.mean(axis=0, dtype=np.float64)).ravel()
-    scale = np.where((share <= 0) | (share >= 1), np.inf, np.sqrt(share * (1 - share)))
+    scale = np.where((share <= 0) | (share >= 1), np.inf, np.sqrt(np.maximum(share * (1 - share), 0.0)))
     middle, width = share.astype(np.float32), scale.astype(np.float32)
     return np.concatenate(
         [
