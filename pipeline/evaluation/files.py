@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.errors import ConfigError, InputError, NotFoundError
@@ -38,6 +39,8 @@ NO_HOLDOUT = Rule(
     "privacy_judged", "privacy", None, None, None, "fail", None,
     "privacy: not judged, since without a holdout nobody is known to be a stranger to the generator",
 )  # fmt: skip
+MOST_EQUAL = 0.5
+"""Share of holdout rows that equal training rows above which the file is taken for the wrong one."""
 DIVIDING_KEY = b"cohortloom-division-of-the-holdout-file"
 """Divides a holdout file into holdout and fresh reference; not secret, since the caller made the split."""
 
@@ -137,7 +140,14 @@ def evaluate_files(
     taken = [_taken(path, real, encoding) for path in synthetic]
     _check_labels(asked.tasks, real)
     plan = EvaluationPlan.asked(asked.tasks, asked.protected, asked.evaluation)
-    parts = _divide_all(given) if holdout is None else _divide(given, _like(holdout, real, subject, encoding))
+    shared = ""
+    if holdout is None:
+        parts = _divide_all(given)
+    else:
+        strangers, shared = _strangers(
+            _like(holdout, real, subject, encoding), given, holdout, by_id=subject is not None
+        )
+        parts = _divide(given, strangers)
     metrics = _without_privacy(plan) if holdout is None else None
     references = evaluate_references(parts, plan, metrics=metrics)
     found = run_evaluation(parts, [t.cohort for t in taken], plan, references=references, metrics=metrics)
@@ -146,7 +156,7 @@ def evaluate_files(
     if holdout is None:
         verdict = verdict.instead("privacy", NO_HOLDOUT)
     results = with_verdict(results, verdict)
-    notes = _notes(parts, holdout, [note for t in taken for note in t.notes])
+    notes = _notes(parts, holdout, [*filter(None, [shared]), *(note for t in taken for note in t.notes)])
     out.mkdir(parents=True, exist_ok=True)
     told: dict[str, Any] = {
         "title": " + ".join(p.name for p in synthetic),
@@ -255,6 +265,32 @@ def _like(path: Path, schema: TableSchema, subject: str | None, encoding: str | 
         todo = "Give train and holdout rows the same columns and types." if "SQL" in error.todo else error.todo
         what = error.what.replace("the declared type", "the training file's type")
         raise type(error)(what, where=f"{path}: {error.where}".rstrip(": "), todo=todo) from None
+
+
+def _strangers(held: Cohort, train: Cohort, path: Path, *, by_id: bool) -> tuple[Cohort, str]:
+    """The holdout rows of people who were not in training, and a sentence on the others.
+
+    Whoever was in training is no stranger: counted as one, a leak would look harmless. Without ids equal rows may be
+    chance; a file of which most rows equal training rows is the wrong file.
+
+    Raises:
+        InputError: nobody is left, or most rows equal training rows.
+    """
+    known = np.isin(held.subject, train.subject)
+    if not known.any():
+        return held, ""
+    if (by_id and known.all()) or (not by_id and known.mean() > MOST_EQUAL):
+        how = "belong to subjects of" if by_id else "equal rows of"
+        raise InputError(
+            f"{int(known.sum()):,} of the {held.n_rows:,} holdout rows {how} the training file: nobody there is a stranger.",
+            where=str(path),
+            todo="Pass real rows that the generator never saw.",
+        )
+    if not by_id:
+        return held, ""
+    people = len(np.unique(held.subject[known]))
+    note = f"{people:,} holdout subjects ({int(known.sum()):,} rows) were in training too and are left out."
+    return held.take(~known), note
 
 
 def _divide(train: Cohort, holdout: Cohort) -> Parts:

@@ -160,3 +160,25 @@ def test_a_plan_file(tmp_path: Path) -> None:
         read_plan(path)
     with pytest.raises(NotFoundError):
         read_plan(tmp_path / "no.yaml")
+
+
+def test_a_holdout_of_training_people_is_no_holdout(folder: Path) -> None:
+    with pytest.raises(InputError, match="nobody there is a stranger"):
+        judge(folder, lambda d: d, holdout=folder / "train.csv")
+
+
+def test_people_of_both_files_are_left_out_and_told(folder: Path, tmp_path: Path) -> None:
+    for name, first in (("train", 0), ("holdout", 280)):
+        rows = pd.read_csv(folder / f"{name}.csv")
+        rows.insert(0, "pid", [f"P{first + i:04d}" for i in range(len(rows))])
+        rows.to_csv(tmp_path / f"{name}.csv", index=False)
+    asked = PlanFile(evaluation=EvaluationSpec(profile="quick"))
+    judged = evaluate_files(
+        train=tmp_path / "train.csv",
+        holdout=tmp_path / "holdout.csv",
+        synthetic=[folder / "synthetic.csv"],
+        out=tmp_path / "out",
+        asked=asked,
+        subject="pid",
+    )
+    assert "40 holdout subjects (40 rows) were in training too and are left out." in judged.notes
