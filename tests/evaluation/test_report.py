@@ -385,3 +385,20 @@ def test_no_count_of_few_real_people_leaves_the_house() -> None:
     (row,) = public_results([MetricResult("priv.mia.max_auc", 0.6, n=6, note="6 people outside", family="privacy")], {})
     assert row.n is None
     assert row.note.startswith("fewer than 11 people")
+
+
+def test_moments_of_a_rare_yes_do_not_give_its_count_away() -> None:
+    """A mean of 0.005 among 800 rows is four people, and so are the standardised difference and the ratio beside it."""
+    details = {
+        "columns": [{"name": "died", "kind": "binary"}, {"name": "age", "kind": "continuous"}],
+        "sizes": {"holdout": 800},
+    }
+    rows = [
+        MetricResult("fid.marg.moments", value, key1=name, key2=statistic, scope="column", n=800)
+        for name, statistic, value in (
+            ("died", "mean_real", 0.005), ("died", "smd", 0.1), ("died", "std_ratio", 1.2), ("age", "mean_real", 0.005),
+        )
+    ]  # fmt: skip
+    shown = {(r.key1, r.key2): r.value for r in public_results(rows, details)}
+    assert [shown["died", k] for k in ("mean_real", "smd", "std_ratio")] == [None, None, None]
+    assert shown["age", "mean_real"] == 0.005

@@ -44,7 +44,29 @@ def public_results(results: Sequence[MetricResult], details: Mapping[str, Any]) 
     """The results without rare levels and without figures that rest on 1 to 10 people."""
     rare = RareNames(rare_of(details))
     holdout = details.get("sizes", {}).get("holdout", 0)
-    return [_published(r, holdout, rare) for r in results if not rare.pairs & _named(r)]
+    thin = _thin(results, details, holdout)
+    return [
+        _blank(r) if r.metric == "fid.marg.moments" and r.key1 in thin else _published(r, holdout, rare)
+        for r in results
+        if not rare.pairs & _named(r)
+    ]
+
+
+def _thin(results: Sequence[MetricResult], details: Mapping[str, Any], holdout: int) -> set[str]:
+    """Binary columns of which fewer than SMALL holdout rows are of one kind: any moment of theirs gives the count away."""
+    binary = {c["name"] for c in details.get("columns", []) if c["kind"] == "binary"}
+    found = set()
+    for row in results:
+        if (
+            row.metric == "fid.marg.moments"
+            and row.key2 == "mean_real"
+            and row.key1 in binary
+            and row.value is not None
+        ):
+            rarer = min(row.value, 1 - row.value) * holdout
+            if 0 < rarer < SMALL:
+                found.add(row.key1)
+    return found
 
 
 def public_references(references: References, details: Mapping[str, Any]) -> dict[str, list[MetricResult]]:
