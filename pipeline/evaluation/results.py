@@ -32,12 +32,17 @@ class TooFew(str):
 
     n: int
     needed: int
+    what: str
 
     def __new__(cls, n: int, needed: int, what: str) -> TooFew:
         """The words of the note."""
         made = super().__new__(cls, f"underpowered: {n:,} {what}, about {needed:,} needed")
-        made.n, made.needed = n, needed
+        made.n, made.needed, made.what = n, needed, what
         return made
+
+    def __getnewargs__(self) -> tuple[int, int, str]:  # type: ignore[override]
+        """What it is made again from when it is copied or pickled."""
+        return self.n, self.needed, self.what
 
 
 @dataclass(frozen=True)

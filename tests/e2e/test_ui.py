@@ -135,6 +135,8 @@ def test_the_report_opens_without_network_and_without_errors(browser: Chrome, de
     [report] = sorted((demo_home / "reports" / "evaluation" / "independent").rglob("report.html"))[-1:]
     browser.get(report.as_uri())
     wait_for(browser, "independent")
+    # Figures are drawn when they come into view.
+    browser.execute_script("document.querySelector('.plot').scrollIntoView()")
     WebDriverWait(browser, 60).until(lambda b: b.find_elements(By.CSS_SELECTOR, ".js-plotly-plot .main-svg"))
     screenshot(browser, "report")
     severe = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
