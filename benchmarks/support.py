@@ -1,127 +1,133 @@
-"""Generators on the cohort `support`, through the pipeline's own steps and evaluation: mean of several seeds.
+"""Generators on SUPPORT beside their peers: `python benchmarks/support.py [--seeds 5] [--generators cart vae]`.
 
-Run: `.venv/bin/python benchmarks/support.py [--seeds 5] [--generators gaussian_copula vae] [--set vae.beta=0.7]`.
-The real rows are those of COHORTLOOM_DATA, split with the published key (train 50 %, holdout 25 %, fresh reference
-12.5 + 12.5 %); generators see train only and are judged against the holdout. The reference rows of the same run are the
-limits that every figure is read against; `kept` is the share of the way from shuffled columns to fresh real rows.
+70/30 at random with seed 0; every generator learns the same 70 % in a process of its own and draws as many rows, which
+are judged against the other 30 % (`supporting/quality.py` says what each figure is). Mean of the seeds with a 95 %
+t interval. "training rows" and "shuffled columns" are the limits that the figures are read against.
+
+    .venv/bin/python benchmarks/support.py --generators independent gaussian_copula cart vae tvae --set vae.beta=0.7
+    COHORTLOOM_SDV_PYTHON=... COHORTLOOM_MOSTLYAI_PYTHON=... .venv/bin/python benchmarks/support.py --peers
+
+Peers run in environments of their own (pins in benchmarks/peers/sdv.txt and mostlyai.txt); one whose environment is not
+named is left out, and said so. `--keep FOLDER` keeps what was drawn, so that a second run only computes figures.
+CPU seconds of the fit stand beside the wall time; set OMP_NUM_THREADS=1 on a busy machine.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import sys
 import tempfile
 from collections import defaultdict
-from dataclasses import replace
-from datetime import date
+from dataclasses import asdict
 from pathlib import Path
-from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from supporting.quality import Quality, quality
+from supporting.rows import split_support
+from supporting.systems import MOSTLY, PEERS, SDV, System
+
 if TYPE_CHECKING:
-    from pipeline.evaluation.results import MetricResult
-    from pipeline.features.cohort import Cohort
-    from pipeline.features.spec import CohortSpec
+    import pandas as pd
 
-FIGURES = {
-    "detection AUC": ("fid.joint.detect_auc", ""),
-    "JSD": ("fid.marg.jsd", ""),
-    "corr RMSE": ("fid.dep.corr_rmse", ""),
-    "TSTR": ("util.tstr_auroc", "mortality"),
-    "utility ratio": ("util.ratio", "mortality"),
-    "MIA AUC": ("priv.mia.max_auc", ""),
-    "TPR at 1 %": ("priv.mia.tpr_at_1pct_fpr", ""),
-    "copies": ("priv.exact_unique", ""),
-}
-
-
-def load_support(folder: Path) -> tuple[Cohort, CohortSpec]:
-    """The cohort `support` as `cohortloom deliver` and `run` make it, in a home of its own."""
-    from pipeline.features.spec import BUILT_IN_COHORTS, load_book
-    from pipeline.features.split import ENVIRONMENT, PUBLISHED_KEY
-    from pipeline.features.stored import read_features
-    from pipeline.ingest.delivery import hand_over
-    from pipeline.store.home import Home
-    from pipeline.store.lake import Lake
-    from pipeline.workflow.cell import Cell
-    from pipeline.workflow.compute import Compute
-    from pipeline.workflow.deliveries import take_in
-    from pipeline.workflow.features import features_step, gather_step
-
-    os.environ[ENVIRONMENT] = PUBLISHED_KEY.decode()
-    root = Path(__file__).resolve().parents[1]
-    data = Path(os.environ.get("COHORTLOOM_DATA") or root.parent / "shared" / "data")
-    book, home, compute = load_book([BUILT_IN_COHORTS]), Home(folder).ensure(), Compute()
-    lake, cell = Lake(home), Cell.of(book, "support", "2026-10-01")
-    handed = hand_over(home, "support", data / "support" / "support.csv.gz", as_of=date(2026, 10, 31))
-    take_in(lake, handed, cell.source, "table", compute)
-    gather_step(lake, cell)
-    version, _ = features_step(lake, cell, compute)
-    return read_features(lake.tables, version), cell.spec
+TITLES = {
+    "detection": "detection", "logistic": "logistic", "svc": "SVC", "correlation": "corr RMSE", "tstr": "TSTR AUC",
+    "membership": "MIA AUC", "tpr": "TPR at 1 %", "copies": "copies",
+}  # fmt: skip
+TOOK = {"fit_s": "fit s", "fit_cpu_s": "fit CPU s", "draw_s": "draw s", "peak_mib": "peak MiB"}
+COLUMN = 15
 
 
 def main() -> None:
     """Train, judge, print."""
     from assets.cli.tables import parse_settings
-    from pipeline.evaluation.plan import EvaluationPlan
-    from pipeline.evaluation.protocol import Parts, evaluate_references, headline, run_evaluation
-    from pipeline.generators.registry import generator_class
-    from pipeline.generators.seeds import derive_seed
-    from pipeline.release.gate import judge
-    from pipeline.workflow.compute import Compute
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--generators", nargs="*", default=["independent", "gaussian_copula", "vae"])
+    parser.add_argument(
+        "--generators", nargs="*", default=["independent", "gaussian_copula", "cart", "vae", "synthvae", "tvae"]
+    )
     parser.add_argument("--set", action="append", default=[], help="generator.setting=value; repeat for more")
-    parser.add_argument("--profile", default="standard")
+    parser.add_argument("--peers", action="store_true", help="also SDV and mostlyai-engine")
+    parser.add_argument("--equal-epochs", type=int, help="also SDV's TVAE and our vae with so many epochs, for speed")
+    parser.add_argument("--keep", type=Path, help="folder for what is drawn")
     given = parser.parse_args()
-    Compute().bind()
     settings: dict[str, dict[str, Any]] = defaultdict(dict)
     for name, value in parse_settings(given.set).items():
         generator, _, setting = name.partition(".")
         settings[generator][setting] = value
-
-    with tempfile.TemporaryDirectory() as folder:
-        cohort, spec = load_support(Path(folder))
-    parts = Parts.of(cohort)
-    plan = replace(EvaluationPlan.of(spec), profile=given.profile)
-    references = evaluate_references(parts, plan)
-    print(
-        f"support: train {parts.train.n_rows:,}, holdout {parts.holdout.n_rows:,}; {given.seeds} seeds; 95 % intervals"
-    )
-    print(_line("", list(FIGURES), ["kept", "fit s", "verdict"]))
-    for name in given.generators:
-        chosen = {**spec.generators.get(name, {}), **settings[name]}
-        drawn, seconds = [], 0.0
-        for k in range(given.seeds):
-            model = generator_class(name)(chosen)
-            begun = perf_counter()
-            model.fit(parts.train, seed=derive_seed("benchmark", name, k))
-            seconds += perf_counter() - begun
-            drawn.append(model.sample(parts.train.n_rows, seed=derive_seed("benchmark", name, k, "draw")))
-        results = run_evaluation(parts, drawn, plan, references=references).results
-        verdict = judge(results, spec.gate, plan, references=references)
-        kept = headline(results, "fid.joint.detect_auc")
-        more = ["" if kept is None or kept.score is None else f"{kept.score:.0%}", f"{seconds / given.seeds:.1f}"]
-        print(_line(name, [_figure(results, *f) for f in FIGURES.values()], [*more, verdict.status]), flush=True)
-    for name, rows in references.items():
-        print(_line(name, [_figure(rows, *f) for f in FIGURES.values()], []))
+    systems = [System(name, "cohortloom", name, settings[name]) for name in given.generators]
+    systems += PEERS if given.peers else ()
+    if given.equal_epochs:
+        epochs = given.equal_epochs
+        systems.append(System(f"vae {epochs} epochs", "cohortloom", "vae", {"epochs": epochs, "patience": 0}))
+        systems.append(System(f"sdv tvae {epochs} epochs", "sdv", "tvae", epochs=epochs))
+    with tempfile.TemporaryDirectory() as aside:
+        folder = given.keep or Path(aside)
+        folder.mkdir(parents=True, exist_ok=True)
+        compare(systems, given.seeds, folder)
 
 
-def _figure(results: list[MetricResult], metric: str, task: str) -> str:
-    from pipeline.evaluation.protocol import headline
+def compare(systems: list[System], seeds: int, folder: Path) -> None:
+    """One line a system, as soon as it is done."""
+    train, holdout = split_support().frames
+    rows = folder / "train.parquet"
+    train.to_parquet(rows)
+    threads = os.environ.get("OMP_NUM_THREADS", "unset")
+    print(f"support: train {len(train):,}, holdout {len(holdout):,}; {seeds} seeds, 95 % intervals; ", end="")
+    print(f"OMP_NUM_THREADS={threads}, {os.cpu_count()} cores")
+    print(_line("", [*TITLES.values()], [*TOOK.values()]), flush=True)
+    limits = {"training rows": train, "shuffled columns": _shuffled(train)}
+    for name, table in limits.items():
+        print(_line(name, _figures([asdict(quality(train, holdout, table))], Quality.names()), []), flush=True)
+    for system in systems:
+        if system.python is None:
+            variable = SDV if system.package == "sdv" else MOSTLY
+            print(f"{system.name:22} left out: {variable} names no environment", flush=True)
+            continue
+        found, took = judged(system, seeds, rows, train, holdout, folder)
+        print(_line(system.name, _figures(found, Quality.names()), _figures(took, list(TOOK), digits=1)), flush=True)
 
-    row = headline(results, metric, key1=task)
-    if row is None or row.value is None:
-        return "n. e."
-    if row.ci_lo is None or row.ci_hi is None:
-        return f"{row.value:.3f}"
-    return f"{row.value:.3f} ±{(row.ci_hi - row.ci_lo) / 2:.3f}"
+
+def judged(
+    system: System, seeds: int, rows: Path, train: pd.DataFrame, holdout: pd.DataFrame, folder: Path
+) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
+    """Figures of each seed, and what each took."""
+    import pandas as pd
+
+    found, took = [], []
+    for seed in range(seeds):
+        out, facts = system.run(seed, rows, folder)
+        drawn = pd.read_parquet(out)
+        found.append(asdict(quality(train, holdout, drawn.astype(train.dtypes.to_dict()))))
+        took.append(facts)
+    return found, took
 
 
-def _line(name: str, figures: list[str], more: list[str]) -> str:
-    return f"{name:16}" + "".join(f"{f:>15}" for f in figures) + "".join(f"{m:>13}" for m in more)
+def _shuffled(train: pd.DataFrame) -> pd.DataFrame:
+    """Every column by itself: right margins, no dependence."""
+    return train.apply(lambda column: column.sample(frac=1, random_state=len(column.name)).to_numpy())
+
+
+def _figures(found: list[dict[str, float]], names: list[str], digits: int = 4) -> list[str]:
+    """Mean and half-width of the 95 % t interval over seeds."""
+    import numpy as np
+    from scipy.stats import t
+
+    out = []
+    for name in names:
+        values = np.array([row[name] for row in found])
+        text = f"{values.mean():.{digits}f}"
+        if len(values) > 1:
+            half = t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+            text += f" ±{half:.{digits}f}".replace("±0.", "±.")
+        out.append(text)
+    return out
+
+
+def _line(name: str, figures: list[str], took: list[str]) -> str:
+    return f"{name:22}" + "".join(f"{text:>{COLUMN}}" for text in [*figures, *took])
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from test_support_references import load_support
+from support_cohort import load_support
 
 from pipeline.evaluation.context import EvaluationContext, Parts, RealSides, synthetic_side
 from pipeline.evaluation.plan import EvaluationPlan

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import duckdb
 import pytest
+from support_cohort import load_support
 
 from pipeline.evaluation.context import Parts
 from pipeline.evaluation.plan import EvaluationPlan
 from pipeline.evaluation.protocol import evaluate_references, headline
-from pipeline.features.cohort import Cohort
-from pipeline.features.infer import conform, infer_schema
 from pipeline.features.spec import load_book
-from pipeline.features.split import PUBLISHED_KEY, assign, row_subjects
 from pipeline.release.gate import judge
 
 if TYPE_CHECKING:
@@ -22,18 +19,6 @@ if TYPE_CHECKING:
     from pipeline.evaluation.results import MetricResult
 
 pytestmark = [pytest.mark.realdata, pytest.mark.slow]
-
-
-def load_support(folder: Path) -> Cohort:
-    """SUPPORT by the shipped SQL, columns and the published split key."""
-    spec = load_book().cohort("support")
-    with duckdb.connect() as connection:
-        connection.execute(f"CREATE VIEW support AS FROM read_csv('{folder / 'support' / 'support.csv.gz'}')")
-        table = connection.sql(spec.sql_file.read_text()).to_arrow_table()
-    subject = row_subjects(table)
-    split, tune = assign(subject, PUBLISHED_KEY)
-    schema = infer_schema(table, split == "train", spec.columns, "row")
-    return Cohort(table=conform(table, schema), schema=schema, subject=subject, split=split, tune=tune)
 
 
 def test_support_reference_rows(real_data: Path) -> None:
@@ -68,7 +53,9 @@ def test_support_reference_rows(real_data: Path) -> None:
 
     broken = {
         name: {
-            r.name for r in judge(rows, spec.gate, EvaluationPlan.of(spec), references=references).rules if r.status == "fail"
+            r.name
+            for r in judge(rows, spec.gate, EvaluationPlan.of(spec), references=references).rules
+            if r.status == "fail"
         }
         for name, rows in references.items()
     }

@@ -2,43 +2,29 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from support_cohort import load_support
 
 from pipeline.evaluation.plan import EvaluationPlan
 from pipeline.evaluation.protocol import Parts, evaluate_references, headline, run_evaluation
+from pipeline.features.spec import load_book
 from pipeline.generators.registry import generator_class
 from pipeline.release.gate import judge
 
 if TYPE_CHECKING:
-    from types import ModuleType
+    from pathlib import Path
 
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "support.py"
 SEEDS = 2
-
-
-def script() -> ModuleType:
-    """The measuring script, loaded from its file: benchmarks are no import package."""
-    spec = importlib.util.spec_from_file_location("support_benchmark", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.slow
 @pytest.mark.realdata
-def test_copula_and_vae_on_support(real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two seeds through the pipeline's own steps and evaluation; `benchmarks/support.py` gives five with intervals."""
-    monkeypatch.setenv("COHORTLOOM_DATA", os.fspath(real_data))
-    monkeypatch.setenv("COHORTLOOM_SPLIT_KEY", "set again by the script, restored after the test")
-    cohort, spec = script().load_support(tmp_path / "home")
-    parts = Parts.of(cohort)
+def test_copula_and_vae_on_support(real_data: Path) -> None:
+    """Two seeds through the system's own evaluation; `benchmarks/support.py` sets five beside their peers."""
+    spec = load_book().cohort("support")
+    parts = Parts.of(load_support(real_data))
     plan = EvaluationPlan(tuple(spec.tasks), profile="quick")
     references = evaluate_references(parts, plan)
     found = {}
