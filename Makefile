@@ -27,7 +27,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 $(WHOLE): $(STAMP)
-	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable '.[demo,dev,dist,explain]'
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable '.[demo,dev,dist,explain,hpo]'
 	@touch $@
 
 install: $(WHOLE)

@@ -165,7 +165,12 @@ def _build(
         )
     vocabulary = [code for code, fate in fates.items() if fate == TAKEN]
     described = CodeBlock(
-        name=name, kind=block.kind, vocabulary=vocabulary, description=block.description, source=list(block.source)
+        name=name,
+        kind=block.kind,
+        vocabulary=vocabulary,
+        inferred=("vocabulary",),
+        description=block.description,
+        source=list(block.source),
     )
     return BuiltBlock(described, matrix, account)
 

@@ -23,7 +23,19 @@ from pydantic import ValidationError
 from pipeline.errors import ConfigError, InputError, nearest
 from pipeline.features.cohort import level_codes, numbers
 from pipeline.features.resolution import infer_resolution, moved
-from pipeline.features.schema import DISCRETE, Column, DType, Kind, Level, Resolution, TableSchema, arrow_type
+from pipeline.features.schema import (
+    DISCRETE,
+    NUMERIC,
+    TOLD,
+    Column,
+    DType,
+    Kind,
+    Level,
+    Resolution,
+    TableSchema,
+    Told,
+    arrow_type,
+)
 from pipeline.features.spec import ColumnSpec
 
 if TYPE_CHECKING:
@@ -160,6 +172,7 @@ def _column(name: str, array: pa.Array, rows: pa.Array, spec: ColumnSpec) -> Col
         "unit": spec.unit,
         "description": spec.description,
         "source": list(spec.source),
+        "inferred": _told(kind, dtype, spec),
     }
     if kind in DISCRETE:
         _refuse(name, spec.bounds is not None, "bounds", kind)
@@ -174,6 +187,15 @@ def _column(name: str, array: pa.Array, rows: pa.Array, spec: ColumnSpec) -> Col
     if kind in DISCRETE:
         return _verify_levels(column, array, declared=spec.levels is not None)
     return column if kind == "identifier" else _with_numbers(column, array, train, spec)
+
+
+def _told(kind: Kind, dtype: DType, spec: ColumnSpec) -> tuple[Told, ...]:
+    """What the data say of the column and its author does not; a type says by itself which levels a bool has."""
+    by_type = {"levels": dtype == "bool" or kind not in DISCRETE, "bounds": kind not in NUMERIC}
+    by_type["resolution"] = by_type["bounds"]
+    declared = {"kind": spec.kind, "levels": spec.levels, "bounds": spec.bounds, "resolution": spec.resolution}
+    told = tuple(what for what in TOLD if not by_type.get(what, False) and declared.get(what) is None)
+    return () if kind == "identifier" else told
 
 
 def _kind(name: str, seen: pa.Array, dtype: DType) -> Kind:

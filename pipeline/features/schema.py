@@ -7,7 +7,7 @@ Inference from data lives in `infer.py`; reading and writing cohorts in `cohort.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr, model_validator
 
@@ -23,6 +23,9 @@ Level = StrictBool | StrictInt | StrictFloat | StrictStr
 DISCRETE: frozenset[str] = frozenset({"ordinal", "categorical", "binary"})
 NUMERIC: frozenset[str] = frozenset({"continuous", "count", "datetime"})
 RARE_LEVEL = "__rare__"
+Told = Literal["kind", "levels", "bounds", "resolution", "nullable"]
+"""What of a column may be told from data instead of declared."""
+TOLD: tuple[Told, ...] = get_args(Told)
 
 
 class Resolution(BaseModel):
@@ -64,6 +67,11 @@ class Column(BaseModel):
         default_factory=list,
         description="Where it comes from, as 'table.column' of the raw tables; column lineage is drawn from this.",
     )
+    inferred: tuple[Told, ...] = Field(
+        default=(),
+        description="What of this was told from data and not declared. It is then private information: a private training "
+        "pays for it or refuses. Take an entry out to declare it.",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Column:
@@ -94,6 +102,10 @@ class CodeBlock(BaseModel):
     name: str = Field(min_length=1, description="Block name, unique among columns and blocks.")
     kind: Literal["binary", "count"] = Field(description="Presence (0/1) or number of occurrences.")
     vocabulary: list[str] = Field(description="The codes, in column order of the sparse matrix.")
+    inferred: tuple[Literal["vocabulary"], ...] = Field(
+        default=(),
+        description="Was the vocabulary chosen on patients' data? A private training then refuses the block.",
+    )
     description: str = Field(default="", description="What the block says, for people.")
     source: list[str] = Field(
         default_factory=list, description="Where it comes from, as 'table.column' of the raw tables."

@@ -57,6 +57,7 @@ class Training:
         privacy: PrivacySpec | None,
         code_version: str,
         engine: Mapping[str, str],
+        terms: Mapping[str, Any] | None = None,
     ) -> Training:
         """The training of these inputs.
 
@@ -69,6 +70,7 @@ class Training:
             privacy: What is asked of each replicate, None for one that is not private.
             code_version: Of the generator's class.
             engine: What else the bytes depend on: version and kind of device of the library that trains.
+            terms: How the privacy was asked for (`TrainingPrivacy`): the noise depends on all of it.
         """
         asked = Loss.asked(privacy)
         decisive = {
@@ -80,6 +82,7 @@ class Training:
             "privacy": asked.to_json(),
             "code_version": code_version,
             "engine": engine,
+            **({} if terms is None else {"terms": terms}),
         }
         return cls(sha256_json(decisive), generator, month, len(seeds), asked, features[:SHORT])
 

@@ -105,7 +105,7 @@ def features(lake: Lake, month: str = MONTH, *, rows: int = 60, seed: int = 0) -
     )
     with lake.tables.draft("features", {"cohort": "lab", "month": month}) as draft:
         write_cohort(cohort, draft)
-        draft.commit()
+        draft.commit(info={"counts": {"subjects/train": rows // 2}})
 
 
 def fit(lake: Lake, where: Cell, generator: str = "spends") -> Made:

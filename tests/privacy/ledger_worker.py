@@ -23,7 +23,7 @@ EACH = (0.1, 1e-7)
 BUDGET = (2.5, 1e-3)
 SHARED = "2030-01-01"
 STEPS = {
-    "reserved": "pipeline.workflow.training._fit",
+    "reserved": "pipeline.workflow.training.fit_cell",
     "trained": "pipeline.privacy.ledger.Reservation.confirm",
     "confirmed": "pipeline.store.draft.Draft.commit",
     "committed": "pipeline.privacy.ledger.Reservation.complete",

@@ -118,11 +118,11 @@ def test_a_failed_training_is_aborted_without_a_word_of_a_patient(lake: Lake, mo
 
 
 def test_a_refusal_and_a_wrong_setting_hold_nothing(lake: Lake) -> None:
-    """`independent` cannot train with privacy yet and says so; a misspelt setting never gets as far as the ledger."""
-    cell = lab.cell(independent={})
-    cell.spec.privacy.trainings["independent"] = cell.spec.privacy.trainings["spends"]
-    assert lab.fit(lake, cell, "independent").record.status == "refused"
-    assert spends(lake) == [("independent", "aborted", 0, 0.0)]
+    """`bootstrap` cannot train with privacy and says so; a misspelt setting never gets as far as the ledger."""
+    cell = lab.cell(bootstrap={})
+    cell.spec.privacy.trainings["bootstrap"] = cell.spec.privacy.trainings["spends"]
+    assert lab.fit(lake, cell, "bootstrap").record.status == "refused"
+    assert spends(lake) == [("bootstrap", "aborted", 0, 0.0)]
     assert lab.fit(lake, lab.cell(spends={"marginals": "gaussian"})).record.status == "failed"
     assert len(entries(lake)) == 2
 
@@ -139,7 +139,7 @@ def test_a_disk_too_full_to_abort_leaves_the_reservation_open(lake: Lake, monkey
         raise StoreError("The disk is full.")
 
     with monkeypatch.context() as patched:
-        patched.setattr("pipeline.workflow.training._fit", full)
+        patched.setattr("pipeline.workflow.training.fit_cell", full)
         patched.setattr("pipeline.privacy.ledger.Reservation.abort", full)
         with pytest.raises(StoreError, match="disk is full"):
             lab.fit(lake, lab.cell())

@@ -1,0 +1,83 @@
+"""Small tables and networks for the tests of private trainings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pipeline.encoding.free_parameter import FreeParameter
+from pipeline.features.cohort import Cohort, assemble
+from pipeline.features.schema import Column, TableSchema
+from pipeline.privacy.run import PrivateRun
+from pipeline.privacy.spec import TrainingPrivacy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+KEY = b"a secret key of thirty-two bytes"
+CPU = torch.device("cpu")
+PLAIN = TableSchema(columns=[Column(name="x", kind="continuous", dtype="float64", bounds=(-9, 9))])
+
+
+def plain_cohort(n: int = 600) -> Cohort:
+    """`n` subjects with one number each."""
+    return assemble(PLAIN, {"x": np.random.default_rng(3).normal(size=n)})
+
+
+def begin(
+    n: int = 600,
+    *,
+    epsilon: float = 3.0,
+    key: bytes | None = KEY,
+    seed: int = 0,
+    cohort: Cohort | None = None,
+    **asked: object,
+) -> PrivateRun:
+    """A run over a plain cohort, or over the one given."""
+    privacy = TrainingPrivacy.model_validate({"epsilon": epsilon, **asked})
+    return PrivateRun.begin(privacy, plain_cohort(n) if cohort is None else cohort, seed=seed, key=key)
+
+
+class Mixed(nn.Module):
+    """Linear, LayerNorm, Embedding and a free parameter: what the generators' networks are made of."""
+
+    def __init__(self, inputs: int = 5, levels: int = 4, width: int = 7) -> None:
+        super().__init__()
+        self.level = nn.Embedding(levels, 3)
+        self.first = nn.Linear(inputs + 3, width)
+        self.norm = nn.LayerNorm(width)
+        self.last = nn.Linear(width, 2)
+        self.scale = FreeParameter(torch.tensor([0.2, -0.3]))
+
+    def forward(self, numbers: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = torch.tanh(self.norm(self.first(torch.cat([numbers, self.level(levels)], dim=1))))
+        return self.last(hidden), self.scale(numbers)
+
+
+def mixed_problem(n: int = 600, seed: int = 0) -> tuple[Mixed, Callable[[Tensor, torch.Generator, float], Tensor]]:
+    """A network and the losses of its rows, Gaussian with a free scale."""
+    torch.manual_seed(seed)
+    network, random = Mixed(), torch.Generator().manual_seed(seed)
+    numbers = torch.randn(n, 5, generator=random)
+    levels = torch.randint(0, 4, (n,), generator=random)
+    target = torch.stack([numbers[:, 0] * 2, levels.float()], dim=1)
+
+    def loss(rows: Tensor, noise: torch.Generator, done: float) -> Tensor:
+        centre, log_scale = network(numbers[rows], levels[rows])
+        return (0.5 * ((target[rows] - centre) / log_scale.exp()) ** 2 + log_scale).sum(dim=1)
+
+    return network, loss
+
+
+def true_gradients(network: nn.Module, loss: Callable[..., Tensor], rows: Tensor) -> Tensor:
+    """(rows, parameters) gradient of each row's own loss, by autograd, one row at a time."""
+    random = torch.Generator()
+    found = []
+    for row in rows:
+        value = loss(row[None], random, 0.0)[0]
+        gradients = torch.autograd.grad(value, list(network.parameters()))
+        found.append(torch.cat([g.flatten() for g in gradients]))
+    return torch.stack(found)
