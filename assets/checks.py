@@ -1,6 +1,6 @@
 """Checks that stand apart from the assets they look at, so that they can be run alone.
 
-Structural ones (schema, rows, hash, data frame) block what comes after in their run; `settings_current` blocks nothing.
+Structural ones (schema, rows, hash, data frame, declared rules) block what comes after in their run; `settings_current` blocks nothing.
 All have partitions: an unpartitioned check on a partitioned asset lets the verdict of the last partition count for
 all. Verdicts of the gate are given where they arise, in `evaluation.py`.
 """
@@ -12,11 +12,13 @@ import dagster as dg
 
 from assets.guard import guarded
 from assets.partitions import key_of
+from assets.reporting import markdown_table
 from pipeline.features.spec import load_book
 from resources.lake import LakeResource
 
 if TYPE_CHECKING:
     from pipeline.features.schema import Column, TableSchema
+    from pipeline.workflow.constraints import Kept
 
 STRUCTURE = {
     "schema": "The stored columns are exactly those of the schema, in order and type.",
@@ -30,6 +32,8 @@ def build_checks(cells: dg.MultiPartitionsDefinition, generators: list[str]) -> 
     staged = [f"{stage}/{name}" for stage in ("model", "synthetic", "evaluation") for name in generators]
     return [
         *(_structure(cells, asset) for asset in ("features", *(f"synthetic/{name}" for name in generators))),
+        _real_rows_keep_rules(cells),
+        *(_constraints_hold(cells, f"synthetic/{name}") for name in generators),
         _frame(cells),
         *(_settings_current(cells, asset) for asset in staged),
     ]
@@ -93,6 +97,56 @@ def _frame(cells: dg.MultiPartitionsDefinition) -> dg.AssetChecksDefinition:
         )
 
     return frame
+
+
+def _real_rows_keep_rules(cells: dg.MultiPartitionsDefinition) -> dg.AssetChecksDefinition:
+    @dg.asset_check(
+        asset="features",
+        name="constraints_kept",
+        blocking=False,
+        partitions_def=cells,
+        description="The training rows keep the rules that the cohort's file asks of every synthetic row.",
+    )
+    @guarded
+    def constraints_kept(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> dg.AssetCheckResult:
+        from pipeline.workflow.constraints import real_faults
+
+        partition = key_of(context)
+        found, words = real_faults(lake.open(), partition, load_book().cohort(partition["cohort"]).constraints)
+        return dg.AssetCheckResult(
+            passed=not words,
+            severity=dg.AssetCheckSeverity.WARN,
+            description=words or None,
+            metadata=_rates(found),
+        )
+
+    return constraints_kept
+
+
+def _constraints_hold(cells: dg.MultiPartitionsDefinition, asset: str) -> dg.AssetChecksDefinition:
+    @dg.asset_check(
+        asset=dg.AssetKey(asset.split("/")),
+        name="constraints_hold",
+        blocking=True,
+        partitions_def=cells,
+        description="Every synthetic row keeps every rule that it was drawn under.",
+    )
+    @guarded
+    def constraints_hold(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> dg.AssetCheckResult:
+        from pipeline.workflow.constraints import faults, kept_by_synthetic
+
+        store = lake.open()
+        found = kept_by_synthetic(store, store.tables.resolve(asset, key_of(context)))
+        words = faults(found)
+        return dg.AssetCheckResult(passed=not words, description=words or None, metadata=_rates(found))
+
+    return constraints_hold
+
+
+def _rates(found: "list[Kept]") -> dict[str, Any]:
+    """How often each rule is broken, as metadata."""
+    rows = [{"rule": kept.rule, "broken": kept.broken, "of rows": kept.rows, "share": kept.rate} for kept in found]
+    return {"rules": len(rows), **({"broken_by": markdown_table(rows)} if rows else {})}
 
 
 def frame_type(schema: "TableSchema") -> dg.DagsterType:

@@ -28,6 +28,8 @@ from assets.partitions import cohort_month
 from assets.release import build_release
 from assets.schedules import build_schedules
 from assets.sensors import build_sensors
+from assets.sweep import build_sweeps, sweep_keys
+from assets.tuning import build_tuning, tuning_keys
 from pipeline.features.spec import CohortBook, load_book
 from pipeline.workflow.cards import Card, cards
 from resources.compute import ComputeResource
@@ -60,12 +62,21 @@ def _assemble(overrides: Mapping[str, Any]) -> dg.Definitions:
         if card.broken:
             warnings.warn(f"Generator '{card.name}': {card.broken}.", stacklevel=2)
     cells = cohort_month(book)
-    chain = [*build_features(cells, book), *build_generation(cells, in_use), *build_evaluation(cells, in_use)]
+    tuned = {name for spec in book.cohorts.values() for name, how in spec.tuning.items() if how.used}
+    tuned &= {name for name, card in in_use.items() if card.tunes}
+    chain = [*build_features(cells, book), *build_generation(cells, in_use, tuned), *build_evaluation(cells, in_use)]
     chain += [build_ledger(cells, list(in_use)), build_release(cells, list(in_use))]
-    jobs = build_jobs([asset.key for asset in chain])
+    jobs = build_jobs([asset.key for asset in chain], tuning_keys(in_use), sweep_keys(in_use))
     ingest_jobs = {ingest_job_name(format) for format in FORMATS}
     return dg.Definitions(
-        assets=[*build_ingest(), *chain, build_catalog(list(in_use)), build_inventory(code_versions(chain))],
+        assets=[
+            *build_ingest(),
+            *chain,
+            *build_tuning(cells, in_use),
+            *build_sweeps(cells, in_use),
+            build_catalog(list(in_use)),
+            build_inventory(code_versions(chain)),
+        ],
         asset_checks=build_checks(cells, list(in_use)),
         jobs=jobs,
         schedules=build_schedules({job.name: job for job in jobs}),

@@ -5,6 +5,8 @@ the schema or fails still materialises, as a status record with the failing chec
 `pipeline/workflow/training.py`.
 """
 
+from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -24,6 +26,8 @@ from resources.lake import LakeResource
 
 GROUP = "generation"
 OWNERS = ["team:ml"]
+OF_PRIVACY = ("epsilon", "delta", "headline", "accountant")
+"""What is shown of a training's report on its privacy; all of it stands in `fit.json`."""
 
 
 def generated_check(asset: str, cells: dg.MultiPartitionsDefinition) -> dg.AssetCheckSpec:
@@ -43,17 +47,22 @@ def generated(record: Record) -> dg.AssetCheckResult:
     )
 
 
-def build_generation(cells: dg.MultiPartitionsDefinition, cards: dict[str, Card]) -> list[dg.AssetsDefinition]:
-    """`model/<g>` and `synthetic/<g>` for every card."""
-    return [made for card in cards.values() for made in (_model(cells, card), _synthetic(cells, card))]
+def build_generation(
+    cells: dg.MultiPartitionsDefinition, cards: dict[str, Card], tuned: Collection[str] = ()
+) -> list[dg.AssetsDefinition]:
+    """`model/<g>` and `synthetic/<g>` for every card; `tuned` are those whose settings some cohort searches."""
+    made_of = {name: [["features"], *([["tuning", name]] if name in tuned else [])] for name in cards}
+    return [
+        made for name, card in cards.items() for made in (_model(cells, card, made_of[name]), _synthetic(cells, card))
+    ]
 
 
-def _model(cells: dg.MultiPartitionsDefinition, card: Card) -> dg.AssetsDefinition:
+def _model(cells: dg.MultiPartitionsDefinition, card: Card, made_of: list[list[str]]) -> dg.AssetsDefinition:
     Launchpad = launchpad_config(card)
 
     @dg.asset(
         key=["model", card.name],
-        deps=one_to_one(["features"]),
+        deps=one_to_one(*made_of),
         partitions_def=cells,
         group_name=GROUP,
         kinds={*card.kinds[:2], "safetensors"},
@@ -79,7 +88,8 @@ def _model(cells: dg.MultiPartitionsDefinition, card: Card) -> dg.AssetsDefiniti
         made = train(context, lake.open(), cell, card.name, compute.bound(), overrides)
         for warning in (w for report in made.reports for w in report.warnings):
             context.log.warning(warning)
-        settings = {"cohort": made.version.info["settings"], "overrides": overrides}
+        info = made.version.info
+        settings = {"cohort": info["settings"], "tuned": info.get("tuned"), "overrides": overrides}
         return dg.MaterializeResult(
             data_version=dg.DataVersion(made.version.sha256),
             metadata=plain(
@@ -88,6 +98,7 @@ def _model(cells: dg.MultiPartitionsDefinition, card: Card) -> dg.AssetsDefiniti
                     "reason": made.record.reason or None,
                     "settings": dg.MetadataValue.json(settings),
                     **_training_metadata(card, made.reports, made.seconds),
+                    **_portrait_metadata(lake.open().models.folder(made.version)),
                 }
             ),
             check_results=[generated(made.record)],
@@ -117,11 +128,18 @@ def _training_metadata(card: Card, reports: list[Any], seconds: float) -> dict[s
         "health": markdown_table([{"check": k, "value": v} for k, v in first.health.items()]) if first.health else None,
         "warnings": "\n".join(first.warnings) or None,
         **{f"final/{name}": points[-1][1] for name, points in curves.items()},
-        **{f"privacy/{name}": value for name, value in (first.privacy or {}).items()},
+        **{f"privacy/{name}": first.privacy[name] for name in OF_PRIVACY if first.privacy and name in first.privacy},
     }
     if curves:
         facts["loss_curve"] = picture(line_chart(curves, title=f"{card.name}: loss"), words="loss over training steps")
     return facts
+
+
+def _portrait_metadata(version: Path) -> dict[str, Any]:
+    """The portraits stored with a model."""
+    from pipeline.workflow.portraits import stored_portraits
+
+    return {f"portrait/{name}": picture(svg, words=name) for name, svg in stored_portraits(version).items()}
 
 
 def _synthetic(cells: dg.MultiPartitionsDefinition, card: Card) -> dg.AssetsDefinition:

@@ -14,8 +14,9 @@ from typing import Any, TypeVar
 import dagster as dg
 
 from pipeline.errors import CohortLoomError, StoreError
+from pipeline.generators.memory import out_of_memory
 from pipeline.workflow.compute import MEMORY_VARIABLE
-from pipeline.workflow.record import out_of_memory, words_of
+from pipeline.workflow.record import words_of
 
 GUARDED = "__cohortloom_guarded__"
 F = TypeVar("F", bound=Callable[..., Any])

@@ -1,5 +1,5 @@
 """Jobs: taking in a delivery (one job a format), a cohort's month as a whole, the leaderboard and the release alone, the catalog,
-the inventory.
+the inventory, tuning, epsilon sweeps.
 
 A job takes assets of one partitions definition, so deliveries and cohort-months never share one.
 """
@@ -17,6 +17,8 @@ LEADERBOARD_JOB = "leaderboard_alone"
 RELEASE_JOB = "publish_release"
 CATALOG_JOB = "publish_catalog"
 INVENTORY_JOB = "take_inventory"
+TUNE_JOB = "tune"
+SWEEP_JOB = "epsilon_sweep"
 
 
 def ingest_job_name(format: str) -> str:
@@ -24,8 +26,12 @@ def ingest_job_name(format: str) -> str:
     return f"ingest_{format}"
 
 
-def build_jobs(chain: list[dg.AssetKey]) -> list[UnresolvedAssetJobDefinition]:
-    """All jobs; `chain` are the assets from `cohort_inputs` to `release`."""
+def build_jobs(
+    chain: list[dg.AssetKey], tuning: list[dg.AssetKey], sweeps: list[dg.AssetKey]
+) -> list[UnresolvedAssetJobDefinition]:
+    """All jobs; `chain` are the assets from `cohort_inputs` to `release`, `tuning` those that search settings, `sweeps`
+    those that train at several epsilons.
+    """
     return [
         *(_ingest_job(format) for format in get_args(Format)),
         dg.define_asset_job(
@@ -54,7 +60,18 @@ def build_jobs(chain: list[dg.AssetKey]) -> list[UnresolvedAssetJobDefinition]:
             selection=dg.AssetSelection.assets("inventory"),
             description="Look over every cohort-month: what failed, is stale, missing or waits.",
         ),
+        *_branch(TUNE_JOB, tuning, "Search settings of generators on a cohort's month; goes on where it was stopped."),
+        *_branch(
+            SWEEP_JOB,
+            sweeps,
+            "Train generators at several epsilons; charged to the ledger, goes on where it was stopped.",
+        ),
     ]
+
+
+def _branch(name: str, keys: list[dg.AssetKey], words: str) -> list[UnresolvedAssetJobDefinition]:
+    """The job of a branch that is materialised when somebody asks for it; none where no generator in use has it."""
+    return [dg.define_asset_job(name, selection=dg.AssetSelection.assets(*keys), description=words)] if keys else []
 
 
 def _ingest_job(format: str) -> UnresolvedAssetJobDefinition:

@@ -17,11 +17,13 @@ import dagster as dg
 from assets.definitions import build_defs, generators_in_use
 from assets.executor import execute
 from assets.instance import known_deliveries, open_instance, process_tag, register
-from assets.jobs import COHORT_MONTH_JOB, RELEASE_JOB, ingest_job_name
+from assets.jobs import COHORT_MONTH_JOB, RELEASE_JOB, SWEEP_JOB, TUNE_JOB, ingest_job_name
 from assets.notices import asset_of, note_failed_run, reason_of
 from assets.partitions import DELIVERY, cohort_month_key, months, start_month
 from assets.postgres import kept_in_storage
 from assets.reporting import BLOCKS_SAID
+from assets.sweep import SAID as SWEEP_SAID
+from assets.tuning import SAID as TUNING_SAID
 from pipeline.errors import ConfigError, NotFoundError, nearest
 from pipeline.features.source import SourceSpec
 from pipeline.features.spec import CohortSpec, load_book
@@ -153,6 +155,74 @@ def publish(
         return _execute(RELEASE_JOB, key, None, chosen, on_event)
 
 
+def tune(
+    cohort: str,
+    month: str,
+    generator: str,
+    asked: Mapping[str, Any],
+    instance: dg.DagsterInstance | None = None,
+    *,
+    on_event: Progress | None = None,
+) -> RunOutcome:
+    """Search a generator's settings on a cohort's month, or go on where an earlier search of the same was stopped.
+
+    Args:
+        cohort: Name of the cohort.
+        month: `YYYY-MM-01`.
+        generator: One with something to tune.
+        asked: Fields of `TuningLaunchpad`; None is as the cohort's file says.
+        instance: Dagster's instance; default this home's.
+        on_event: Called with one line for each trial.
+
+    Raises:
+        ConfigError: the month is outside the calendar.
+    """
+    return _branch(TUNE_JOB, "tuning", cohort, month, generator, asked, instance, on_event)
+
+
+def sweep(
+    cohort: str,
+    month: str,
+    generator: str,
+    asked: Mapping[str, Any],
+    instance: dg.DagsterInstance | None = None,
+    *,
+    on_event: Progress | None = None,
+) -> RunOutcome:
+    """Train a generator at several epsilons on a cohort's month, or go on where an earlier sweep was stopped.
+
+    Args:
+        cohort: Name of the cohort.
+        month: `YYYY-MM-01`.
+        generator: One that can train with differential privacy.
+        asked: Fields of `SweepLaunchpad`.
+        instance: Dagster's instance; default this home's.
+        on_event: Called with one line for each epsilon.
+
+    Raises:
+        ConfigError: the month is outside the calendar.
+    """
+    return _branch(SWEEP_JOB, "sweep", cohort, month, generator, asked, instance, on_event)
+
+
+def _branch(
+    job: str,
+    asset: str,
+    cohort: str,
+    month: str,
+    generator: str,
+    asked: Mapping[str, Any],
+    instance: dg.DagsterInstance | None,
+    on_event: Progress | None,
+) -> RunOutcome:
+    """Materialise `<asset>/<generator>` of a cell, configured with what is asked; None is left as it is."""
+    check_month(month)
+    config = {"ops": {f"{asset}__{generator}": {"config": {k: v for k, v in asked.items() if v is not None}}}}
+    key, selection = cohort_month_key(cohort, month), [dg.AssetKey([asset, generator])]
+    with nullcontext(instance) if instance is not None else open_instance(Home.from_environment().ensure()) as chosen:
+        return _execute(job, key, selection, chosen, on_event, config)
+
+
 def default_month(spec: CohortSpec, lake: "Lake") -> str:
     """The month of the newest delivery of the cohort's source that the lake or the landing folder has.
 
@@ -268,6 +338,8 @@ def _listener(on_event: Progress) -> Callable[[dg.EventLogEntry], None]:
 
     def listen(entry: dg.EventLogEntry) -> None:
         event = entry.dagster_event
+        if event is None and entry.user_message.startswith((TUNING_SAID, SWEEP_SAID)):
+            on_event(entry.user_message)
         if event is None or event.step_key is None:
             return
         if event.event_type == dg.DagsterEventType.STEP_START:
@@ -306,4 +378,6 @@ __all__ = [
     "publish",
     "register",
     "run_cohort",
+    "sweep",
+    "tune",
 ]

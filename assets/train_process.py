@@ -11,8 +11,9 @@ from typing import Any
 from dagster_pipes import PipesContext, open_dagster_pipes
 
 from pipeline.errors import CohortLoomError, StoreError
+from pipeline.generators.memory import out_of_memory
 from pipeline.workflow.compute import Compute
-from pipeline.workflow.record import out_of_memory, words_of
+from pipeline.workflow.record import words_of
 from pipeline.workflow.train_cell import train_cell
 
 

@@ -55,6 +55,10 @@ class TrainingError(CohortLoomError):
     """A training could not be finished (diverged, nothing to learn from)."""
 
 
+class OutOfMemoryError(TrainingError, MemoryError):
+    """The machine has not enough memory for a training: a failure of the run, not a property of the generator."""
+
+
 def nearest(name: str, known: list[str]) -> str:
     """A hint for a mistyped name: the nearest known one, and all of them when they are few."""
     import difflib

@@ -14,6 +14,7 @@ import typer
 
 from assets.cli import (
     backfill,
+    constraints,
     delivery,
     erase,
     evaluate,
@@ -26,7 +27,9 @@ from assets.cli import (
     release,
     shadow,
     status,
+    sweep,
     tables,
+    tune,
     view,
 )
 from pipeline.errors import CohortLoomError
@@ -43,6 +46,7 @@ operate.register(app)
 listing.register(app)
 delivery.register(app)
 backfill.register(app)
+constraints.register(app)
 erase.register(app)
 evaluate.register(app)
 export_meds.register(app)
@@ -52,7 +56,9 @@ ledger.register(app)
 release.register(app)
 shadow.register(app)
 status.register(app)
+sweep.register(app)
 tables.register(app)
+tune.register(app)
 view.register(app)
 
 

@@ -8,9 +8,14 @@ import typer
 
 from assets.cli.display import next_steps, progress, say, show
 from pipeline.errors import ConfigError, StoreError, UnsupportedError
+from pipeline.store.disk import remove
 
 if TYPE_CHECKING:
     from pipeline.features.described import Described
+    from pipeline.privacy.spec import TrainingPrivacy
+
+STATE = ".tmp-training"
+"""Folder beside the model in which a training keeps its state."""
 
 
 def text_encoding(name: str | None) -> str | None:
@@ -136,15 +141,32 @@ def fit(
         list[str] | None, typer.Option("--set", help="A setting as name=value (YAML); repeat for more.")
     ] = None,
     preset: Annotated[str, typer.Option(help="Preset of the generator.")] = "default",
+    constraints: Annotated[
+        Path | None, typer.Option(help="YAML with a section `constraints:`: rules that every drawn row keeps.")
+    ] = None,
+    epsilon: Annotated[
+        float | None, typer.Option(help="Train under differential privacy: privacy loss of one subject in all.")
+    ] = None,
+    delta: Annotated[
+        float | None, typer.Option(help="With --epsilon: default the smaller of 1e-5 and 1/(10 n), n subjects.")
+    ] = None,
+    noise_multiplier: Annotated[
+        float | None, typer.Option(help="Instead of --epsilon, for generators that train by DP-SGD.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the training.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda[:i].")] = "auto",
 ) -> None:
     """Train a generator on a table."""
+    from pipeline.features.constraint_spec import read_rules
     from pipeline.features.tables import cohort_from_file, likely_identifiers
+    from pipeline.generators.constraints.constrained import Constrained, named_in
     from pipeline.generators.registry import generator_class
 
     chosen = generator_class(generator)
     model = chosen({"preset": preset, **parse_settings(settings or [])})
+    if constraints is not None:
+        model = Constrained(model, read_rules(constraints), named=named_in(parse_settings(settings or [])))
+    privacy = asked_privacy(epsilon, delta, noise_multiplier)
     cohort = cohort_from_file(
         table, schema_file=schema, subject=subject, drop=drop or [], missing=missing or [], encoding=encoding
     )
@@ -164,10 +186,18 @@ def fit(
     make_folder(out)
     say(f"Training {generator} on {cohort.n_rows:,} rows x {len(cohort.schema.columns)} columns ...")
     with progress(f"training {generator}") as update:
-        report = model.fit(cohort, seed=seed, device=device, progress=update)
+        # A killed training, started again with the same arguments, goes on from here.
+        kept: dict[str, Any] = {"checkpoint": out / STATE} if model.resumes else {}
+        report = model.fit(cohort, seed=seed, device=device, privacy=privacy, progress=update, **kept)
     model.save(out)
-    (out / "schema.json").write_text(cohort.schema.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    remove(out / STATE)
+    # What was told from patients and not declared is not the model's to give away.
+    used = cohort.schema if privacy is None else model.sample(1, seed=seed).schema
+    (out / "schema.json").write_text(used.model_dump_json(indent=1) + "\n", encoding="utf-8")
     say(f"Trained in {report.seconds:.1f} s; {report.parameters:,} parameters.")
+    if report.privacy is not None:
+        (out / "privacy.json").write_text(json.dumps(report.privacy, indent=1) + "\n", encoding="utf-8")
+        say(f"Privacy: {report.privacy['headline']}")
     for warning in report.warnings:
         say(f"warning: {warning}")
     next_steps(
@@ -176,6 +206,29 @@ def fit(
             f"the schema that was used: {out / 'schema.json'}",
         ]
     )
+
+
+def asked_privacy(
+    epsilon: float | None, delta: float | None, noise_multiplier: float | None
+) -> "TrainingPrivacy | None":
+    """What the options ask for; None for a training without privacy.
+
+    Raises:
+        ConfigError: they contradict each other, or a number is none that can be asked for.
+    """
+    from pydantic import ValidationError
+
+    from pipeline.privacy.spec import TrainingPrivacy
+
+    if epsilon is None and noise_multiplier is None:
+        if delta is not None:
+            raise ConfigError("--delta says nothing without --epsilon or --noise-multiplier.")
+        return None
+    try:
+        return TrainingPrivacy(epsilon=epsilon, delta=delta, noise_multiplier=noise_multiplier)
+    except ValidationError as error:
+        words = str(error.errors()[0]["msg"]).removeprefix("Value error, ")
+        raise ConfigError(f"{words[:1].upper()}{words[1:]}.", where="--epsilon, --delta, --noise-multiplier") from None
 
 
 def sample(
@@ -193,11 +246,14 @@ def sample(
     """Draw synthetic rows from a model."""
     from pipeline.features.tables import check_name, write_table
     from pipeline.generators.base import load_generator
+    from pipeline.generators.constraints.constrained import Constrained
+    from pipeline.generators.constraints.redraw import sample_constrained
 
     check_name(out)
     generator = load_generator(model)
     conditions = parse_conditions(where or []) or None
-    drawn = generator.sample(n, seed=seed, conditions=conditions)
+    rules = generator.known_rules if isinstance(generator, Constrained) else []
+    drawn, _ = sample_constrained(generator, n, seed, rules, conditions=conditions)
     write_table(drawn.table, out)
     say(f"Wrote {drawn.n_rows:,} synthetic rows to {out}.")
     next_steps([f"cohortloom evaluate --train TRAIN --holdout HOLDOUT --synthetic {out} --out report/"])

@@ -63,6 +63,7 @@ class Watch:
 
 def measure(case: Case, profile: str, references: bool, loud: bool = False) -> None:
     """Print one JSON line: seconds of the evaluation, the peak of this process, seconds and MiB by metric."""
+    from pipeline.evaluation.context import RealSides
     from pipeline.evaluation.protocol import evaluate_references, run_evaluation
 
     parts, made = parts_and_synthetic(case)
@@ -70,11 +71,12 @@ def measure(case: Case, profile: str, references: bool, loud: bool = False) -> N
     at_first = peak_mib()
     watch = Watch(loud=loud)
     start, worked = time.perf_counter(), time.process_time()
-    # Metrics are watched where the protocol looks them up: what is measured is what a release runs.
+    # Metrics are watched where the protocol looks them up: what is measured is what `cohortloom evaluate` runs.
     with patch("pipeline.evaluation.protocol.find_metric", watch.watched):
-        found = evaluate_references(parts, plan) if references else {}
+        sides = RealSides(parts, plan)
+        found = evaluate_references(parts, plan, sides=sides) if references else {}
         watch.phase = "synthetic"
-        run_evaluation(parts, [made], plan, references=found)
+        run_evaluation(parts, [made], plan, references=found, sides=sides)
     seconds, busy = time.perf_counter() - start, time.process_time() - worked
     told = {"seconds": seconds, "cpu": busy, "peak_mib": peak_mib(), "before_mib": at_first}
     print(json.dumps({**told, "metrics": watch.seconds, "busy": watch.busy, "raised": watch.raised}))

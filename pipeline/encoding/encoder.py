@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.encoding.blocks import BlockCodec
-from pipeline.encoding.scalers import QuantileScaler
+from pipeline.encoding.scalers import QuantileScaler, distinct_subjects
 from pipeline.errors import ConfigError
 from pipeline.features.cohort import assemble
 from pipeline.features.schema import RARE_LEVEL, Column, Resolution, TableSchema
@@ -78,8 +78,7 @@ class LevelCodec:
         assert column.levels is not None
         size = len(column.levels)
         seen = codes >= 0
-        pairs = np.unique(np.stack([codes[seen], subject[seen].astype(np.int64)]), axis=1)
-        holders = np.bincount(pairs[0], minlength=size)
+        holders = distinct_subjects(codes[seen], subject[seen], size)
         enough = holders >= (1 if column.kind == "binary" else rare_rows)
         if seen.any() and not enough.any():
             enough[int(np.argmax(holders))] = True

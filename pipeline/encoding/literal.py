@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.encoding.encoder import Encoded, TableEncoder
-from pipeline.encoding.mixed import TableTensors
+from pipeline.encoding.mixed import Batch, TableTensors
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -44,15 +44,23 @@ class MinMaxTable(nn.Module):
         """Inputs, which are the targets too."""
         table = torch.as_tensor(self._matrix(rows), device=device)
         nothing = torch.zeros(rows.n, 0, device=device)
-        return TableTensors(table=table, states=nothing.to(torch.int64), numbers=nothing, weight=nothing, blocks=[])
+        return TableTensors(scores=table, states=nothing.to(torch.int32), seen=nothing, blocks=[])
+
+    def batch(self, rows: TableTensors) -> Batch:
+        """Inputs and targets of some rows."""
+        return Batch(rows.scores, rows, [])
+
+    def free_scales(self) -> list[Tensor]:
+        """None: the scale of squared error is fixed."""
+        return []
 
     def start_bias(self, rows: Encoded) -> Tensor | None:
         """None: the published model starts from the framework's own initialisation."""
         return None
 
-    def loss(self, outputs: Tensor, data: TableTensors, rows: Tensor) -> Tensor:
+    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
         """(batch,) squared error of the sigmoid outputs, summed over columns."""
-        return ((torch.sigmoid(outputs) - data.table[rows]) ** 2).sum(dim=1)
+        return ((torch.sigmoid(outputs) - batch.columns) ** 2).sum(dim=1)
 
     def draw(self, outputs: Tensor, generator: torch.Generator, rng: np.random.Generator) -> Encoded:
         """The decoder's means as encoded rows: nothing is drawn, levels are those with the largest output."""

@@ -83,7 +83,7 @@ class QuantileScaler:
             none = np.empty(0)
             return cls(none, none, none, none, resolution, np.nan, np.nan)
         distinct, inverse, rows = np.unique(x, return_inverse=True, return_counts=True)
-        holders = _distinct_subjects(inverse, subject, len(distinct))
+        holders = distinct_subjects(inverse, subject, len(distinct))
         floor, ceiling = _ends(x, subject, distinct, holders, resolution, atom_rows, extreme_rows)
         if bounds is not None:
             floor, ceiling = max(floor, bounds[0]), min(ceiling, bounds[1])
@@ -122,11 +122,22 @@ class QuantileScaler:
         return self.mass.size == 0
 
     @property
+    def step(self) -> float:
+        """Distance of neighbouring points of the grid; 0 where there is no regular grid."""
+        return _grid_step(self.resolution)
+
+    @property
     def edges(self) -> NDArray[np.float64]:
         """(cells + 1,) cumulative probability at the cells' borders, from exactly 0 to exactly 1."""
         edges = np.concatenate([[0.0], np.cumsum(self.mass)])
         edges[-1] = 1.0
         return edges
+
+    def moments(self) -> tuple[float, float]:
+        """Mean and standard deviation of the distribution, uniform inside a stretch; zeros if the column is empty."""
+        middle, width = (self.low + self.high) / 2, self.high - self.low
+        mean = float((self.mass * middle).sum())
+        return mean, float(np.sqrt(max(0.0, (self.mass * (middle**2 + width**2 / 12)).sum() - mean**2)))
 
     def locate(self, values: NDArray[np.floating]) -> NDArray[np.int64]:
         """(n,) cell of each value; NaN gives the last cell, mask it."""
@@ -228,10 +239,12 @@ def _grid_step(grid: Resolution | None) -> float:
     return 10.0**-grid.digits if grid.kind == "decimals" else grid.step
 
 
-def _distinct_subjects(inverse: NDArray[np.integer], subject: NDArray[np.integer], size: int) -> NDArray[np.int64]:
+def distinct_subjects(inverse: NDArray[np.integer], subject: NDArray[np.integer], size: int) -> NDArray[np.int64]:
     """(size,) how many distinct subjects hold each value."""
-    pairs = np.unique(np.stack([inverse.astype(np.int64), subject.astype(np.int64)]), axis=1)
-    return np.bincount(pairs[0], minlength=size)
+    # One number a pair: many times faster than looking for different pairs.
+    people = int(subject.max(initial=0)) + 1
+    pairs = np.unique(inverse.astype(np.int64) * people + subject.astype(np.int64))
+    return np.bincount(pairs // people, minlength=size)
 
 
 def _cells(atom: NDArray[np.bool_], rows: NDArray[np.integer], size: int) -> NDArray[np.int64]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -50,6 +51,13 @@ def boosted_scores(model: Any, features: NDArray[np.float64]) -> NDArray[np.floa
 
 def bounded_threads(features: NDArray[np.float64]) -> AbstractContextManager[Any]:
     """One thread inside where the features are few (see `SMALL_CELLS`), else as many as the caller allows."""
-    from threadpoolctl import threadpool_limits
+    return _runtimes().limit(limits=1, user_api="openmp") if features.size <= SMALL_CELLS else nullcontext()
 
-    return threadpool_limits(1, user_api="openmp") if features.size <= SMALL_CELLS else nullcontext()
+
+@cache
+def _runtimes() -> Any:
+    """The thread runtimes of this process, looked for once: the search reads all that is mapped, 5 ms each time."""
+    import sklearn.ensemble  # noqa: F401  (loads the one that boosting uses)
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()

@@ -42,6 +42,7 @@ class Profile:
         redraws: How often matched subsamples are drawn again.
         training_rows: Rows that a task's model is trained on.
         neighbour_rows: Rows that neighbours are looked for in (an attacker has the whole cohort, so it is large).
+        explained_rows: Holdout rows that a forest is explained on: a tenth of a second each, however many there are.
         costs: Classes of cost of the metrics that are computed.
     """
 
@@ -51,14 +52,15 @@ class Profile:
     redraws: int
     training_rows: int
     neighbour_rows: int
+    explained_rows: int
     costs: frozenset[str]
 
 
 NO_CAP = 2**62
 PROFILES: dict[str, Profile] = {
-    "quick": Profile("quick", 2_000, 200, 5, 10_000, 20_000, frozenset("AB")),
-    "standard": Profile("standard", 10_000, 1_000, 5, 50_000, 50_000, frozenset("ABC")),
-    "full": Profile("full", NO_CAP, 1_000, 5, NO_CAP, NO_CAP, frozenset("ABCD")),
+    "quick": Profile("quick", 2_000, 200, 5, 10_000, 20_000, 100, frozenset("AB")),
+    "standard": Profile("standard", 10_000, 1_000, 5, 50_000, 50_000, 100, frozenset("ABC")),
+    "full": Profile("full", NO_CAP, 1_000, 5, NO_CAP, NO_CAP, 200, frozenset("ABCD")),
 }
 PartName = Literal["T", "H", "R0", "R1", "S"]
 Pool = Literal["targets", "reference", "matched"]

@@ -1,14 +1,13 @@
 """Kinds of distance between rows: mixed columns ("gower2" or "gower1"), presence of codes (Jaccard), counts (cosine).
 
-Each kind knows how to measure a block of rows against another in float32 on a torch device (fast, for candidates) and
-how to measure given pairs in float64 (exact, the same whatever the device and the blocks). The search for nearest
-rows that uses both is in `neighbours.py`; how a cohort becomes these rows is in `encoding.py`.
+Each kind measures a block of rows against another in float32 on a torch device (fast, for candidates) and given pairs
+in float64 (exact, the same everywhere). The search that uses both is in `neighbours.py`, the encoding in `encoding.py`.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -116,7 +115,7 @@ class Points(Rows):
 
     def take(self, rows: Picked) -> Self:
         """The given rows."""
-        return type(self)(self.dense[rows], self.columns, tuple(p[rows] for p in self.presence))
+        return replace(self, dense=self.dense[rows], presence=tuple(p[rows] for p in self.presence))
 
     def hashes(self) -> NDArray[np.uint64]:
         """(n,) equal for equal rows."""
@@ -155,13 +154,16 @@ class Points(Rows):
         for lo in range(0, len(left), PAIRS_AT_ONCE):
             a, b = left[lo : lo + PAIRS_AT_ONCE], right[lo : lo + PAIRS_AT_ONCE]
             total[lo : lo + PAIRS_AT_ONCE] = self._columns_exact(reference, a, b) + sum(
-                _jaccard_pairs(p[a], q[b]) for p, q in zip(self.presence, reference.presence, strict=True)
+                self._codes_exact(p[a], q[b]) for p, q in zip(self.presence, reference.presence, strict=True)
             )
         return total
 
     def _columns_exact(self, reference: Self, left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.float64]:
         difference = self.dense[left].astype(np.float64) - reference.dense[right]
         return np.einsum("ij,ij->i", difference, difference) / max(self.columns, 1)
+
+    def _codes_exact(self, left: csr_matrix, right: csr_matrix) -> NDArray[np.float64]:
+        return _jaccard_pairs(left, right)
 
     def slack(self, reference: Self) -> float:
         """Rounding of the products, of the quotients that Jaccard distances are, and of their sum."""
@@ -182,25 +184,46 @@ class CityPoints(Points):
         dense: (n, columns) float32, one value a column: numbers and ordinal levels in [0, 1], nominal levels as whole
             numbers, and missing as a number at least 1 away from every value. A column's difference is cut at 1, so
             that other levels, and missing beside present, differ by 1.
+        levels: Levels of nominal columns, which are whole numbers from -2, so that one product tells in how many of
+            them two rows agree; 0 for the others (all if empty).
 
     Source: Gower 1971, with missing as a state of its own instead of left out.
     """
 
+    levels: tuple[int, ...] = ()
+
     def _loaded_columns(self, device: str) -> Tensor:
-        return _tensor(self.dense.T, device)
+        """(plain columns, then one line for each level of the others; m)."""
+        return _tensor(np.vstack([self.dense[:, self._plain].T, self._hot().T]), device)
+
+    @property
+    def _plain(self) -> list[int]:
+        return [j for j in range(self.dense.shape[1]) if not self.levels or not self.levels[j]]
+
+    def _hot(self) -> NDArray[np.float32]:
+        """(n, levels of all nominal columns, two more for each) a 1 for each column's level."""
+        found = np.zeros((len(self), sum(many + 2 for many in self.levels if many)), dtype=np.float32)
+        start = 0
+        for j, many in enumerate(self.levels):
+            if many:
+                found[np.arange(len(self)), start + 2 + self.dense[:, j].astype(np.int64)] = 1.0
+                start += many + 2
+        return found
 
     def _columns_against(self, columns: Tensor, device: str) -> Tensor:
         import torch
 
-        dense = _tensor(self.dense, device)
-        total = torch.zeros((len(dense), columns.shape[1]), device=device)
+        dense = _tensor(self.dense[:, self._plain], device)
+        cut = (_outside(dense.T) | _outside(columns[: dense.shape[1]])).tolist()
+        total = _tensor(self._hot(), device) @ columns[dense.shape[1] :]
         space = torch.empty((min(ROWS_IN_CACHE, len(dense)), columns.shape[1]), device=device)
         for lo in range(0, len(dense), ROWS_IN_CACHE):
             rows = total[lo : lo + ROWS_IN_CACHE]
+            rows.neg_().add_(sum(many > 0 for many in self.levels))
             difference = space[: len(rows)]
-            for j in range(self.columns):
-                torch.sub(dense[lo : lo + ROWS_IN_CACHE, j, None], columns[None, j], out=difference)
-                rows += difference.abs_().clamp_(max=1.0)
+            for j in range(dense.shape[1]):
+                torch.sub(dense[lo : lo + ROWS_IN_CACHE, j, None], columns[None, j], out=difference).abs_()
+                rows += difference.clamp_(max=1.0) if cut[j] else difference
             rows.div_(max(self.columns, 1)).add_(len(self.presence))
         return total
 
@@ -215,6 +238,29 @@ class CityPoints(Points):
     def length(self, total: NDArray[np.float64]) -> NDArray[np.float64]:
         """The mean of the parts."""
         return total / self.parts
+
+
+@dataclass(frozen=True)
+class EuclidPoints(Points):
+    """Mixed rows under the plain Euclidean distance: squared differences of columns, and 1 for each code that differs."""
+
+    parts = 1
+
+    def against(self, reference: Loaded, device: str) -> Tensor:
+        """(n, m) float32: squares, and |a| + |b| - 2ab of zeros and ones."""
+        total = self._columns_against(reference.columns, device)
+        for block, codes, sizes in zip(self.presence, reference.codes, reference.sizes, strict=True):
+            own = _tensor(_sizes(block), device)[:, None] - 1.0  # what Jaccard distances start from
+            total.add_(_products(block, codes, device), alpha=-2.0).add_(sizes).add_(own)
+        return total
+
+    def _codes_exact(self, left: csr_matrix, right: csr_matrix) -> NDArray[np.float64]:
+        return _sizes(left).astype(np.float64) + _sizes(right) - 2 * _pair_products(left, right)
+
+    def slack(self, reference: Self) -> float:
+        """Rounding of the columns' products, and of sums with numbers of codes in them."""
+        most = sum(float(_sizes(p).max(initial=0.0)) for p in (*self.presence, *reference.presence))
+        return super().slack(reference) + 8 * ROUNDING * (most + len(self.presence))
 
 
 @dataclass(frozen=True)
@@ -293,6 +339,11 @@ def jaccard(left: csr_matrix, right: csr_matrix) -> NDArray[np.float32]:
     shared = a @ b.T
     union = a.sum(axis=1)[:, None] + b.sum(axis=1)[None, :] - shared
     return np.where(union > 0, 1.0 - shared / np.maximum(union, 1.0), 0.0).astype(np.float32)
+
+
+def _outside(columns: Tensor) -> Tensor:
+    """(p,) which of (p, m) columns have a value outside [0, 1]: only those can differ by more than 1."""
+    return ((columns < 0) | (columns > 1)).any(dim=1)
 
 
 def _tensor(array: NDArray[np.floating], device: str) -> Tensor:

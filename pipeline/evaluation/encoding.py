@@ -118,15 +118,17 @@ class Side:
     def city_points(self) -> CityPoints:
         """The rows ready for Gower's own distance: one value a column, see `CityPoints`."""
         dense = np.empty((len(self), len(self.encoder.columns)), dtype=np.float32)
+        nominal = [0] * len(self.encoder.columns)
         for j, column in enumerate(self.encoder.columns):
             if column.discrete:
                 code, levels = self.codes[column.name], len(column.levels or [])
                 as_number = column.kind == "ordinal" and levels > 1
                 dense[:, j] = np.where(code >= 0, code / (levels - 1), 2.0) if as_number else code
+                nominal[j] = 0 if as_number else levels
             else:
                 unit, missing = self._unit(column)
                 dense[:, j] = np.where(missing, 2.0, unit)
-        return CityPoints(dense, len(self.encoder.columns), tuple(self.presence.values()))
+        return CityPoints(dense, len(self.encoder.columns), tuple(self.presence.values()), tuple(nominal))
 
     @cached_property
     def count_rows(self) -> Counts:
@@ -180,10 +182,11 @@ class Side:
         names: list[str] = []
         groups: list[str] = []
         nominal: list[bool] = []
-        parts: list[NDArray[np.float64]] = []
-        for column in self.encoder.columns:
-            if column.name in drop:
-                continue
+        columns = [c for c in self.encoder.columns if c.name not in drop]
+        blocks = {name: self.encoder.kept_codes[name] for name in self.presence if name not in drop}
+        n = len(self) if rows is None else len(rows)
+        matrix = np.empty((n, len(columns) + sum(len(kept) for kept in blocks.values())))
+        for column in columns:
             if column.discrete:
                 levels = len(column.levels or [])
                 code = self.codes[column.name].astype(np.float64)
@@ -191,20 +194,17 @@ class Side:
                 value = np.where(code == MISSING, np.nan, np.where(code == UNSEEN, levels, code))
             else:
                 value, is_nominal = self.values[column.name], False
-            parts.append(value[picked, None])
+            matrix[:, len(names)] = value[picked]
             names.append(column.name)
             groups.append(column.name)
             nominal.append(is_nominal)
-        for name, matrix in self.presence.items():
-            if name in drop:
-                continue
-            kept = self.encoder.kept_codes[name]
-            parts.append(np.asarray(matrix[picked][:, kept].toarray(), dtype=np.float64))
+        for name, kept in blocks.items():
+            cells = self.presence[name][picked][:, kept].tocoo()
+            matrix[:, len(names) : len(names) + len(kept)] = 0.0
+            matrix[cells.row, len(names) + cells.col] = cells.data
             names += [f"{name}/{i}" for i in kept]
             groups += [name] * len(kept)
             nominal += [False] * len(kept)
-        n = len(self) if rows is None else len(rows)
-        matrix = np.concatenate(parts, axis=1) if parts else np.zeros((n, 0))
         return TreeFeatures(matrix, names, groups, nominal)
 
 

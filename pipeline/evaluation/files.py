@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.errors import ConfigError, InputError, NotFoundError
-from pipeline.evaluation.context import PROFILES
+from pipeline.evaluation.context import PROFILES, RealSides
 from pipeline.evaluation.intake import TakenIn, take_in_rows
 from pipeline.evaluation.leaderboard import COLUMNS, Entry, cells, leaderboard
 from pipeline.evaluation.plan import EvaluationPlan
@@ -149,8 +149,9 @@ def evaluate_files(
         )
         parts = _divide(given, strangers)
     metrics = _without_privacy(plan) if holdout is None else None
-    references = evaluate_references(parts, plan, metrics=metrics)
-    found = run_evaluation(parts, [t.cohort for t in taken], plan, references=references, metrics=metrics)
+    sides = RealSides(parts, plan)
+    references = evaluate_references(parts, plan, metrics=metrics, sides=sides)
+    found = run_evaluation(parts, [t.cohort for t in taken], plan, references=references, metrics=metrics, sides=sides)
     results = found.results if holdout is not None else [*found.results, *_no_privacy(plan)]
     verdict = judge(results, asked.gate, plan, references=references)
     if holdout is None:

@@ -103,6 +103,14 @@ def subject_weights(clusters: NDArray[np.integer], draws: int, rng: np.random.Ge
     return weights
 
 
+def weighted_sums(weights: NDArray[np.float32], values: NDArray[np.floating]) -> NDArray[np.float64]:
+    """(draws,) sums of (n,) values under (draws, n) weights, in double precision without a copy of the weights in it."""
+    found = np.empty(len(weights))
+    for lo in range(0, len(weights), CHUNK):
+        found[lo : lo + CHUNK] = weights[lo : lo + CHUNK].astype(np.float64) @ values
+    return found
+
+
 def weighted_auc(
     scores: NDArray[np.floating], labels: NDArray[np.bool_], weights: NDArray[np.float32]
 ) -> NDArray[np.float64]:

@@ -68,6 +68,7 @@ def run_evaluation(
     *,
     references: References | None = None,
     metrics: Sequence[str] | None = None,
+    sides: RealSides | None = None,
 ) -> Evaluation:
     """Judge the cohorts that one generator gave, one for each trained seed.
 
@@ -77,6 +78,8 @@ def run_evaluation(
         plan: What is asked; nothing beside the rows themselves if None.
         references: What `evaluate_references` gave for the same parts and plan.
         metrics: Ids to compute; all that the profile allows if None.
+        sides: The same parts under the same plan, as `evaluate_references` has used them: what was made of the real rows
+            (a fifth of the work) is not made again.
 
     Raises:
         InputError: no cohort, an empty one, or one that lacks a column.
@@ -86,7 +89,7 @@ def run_evaluation(
 
     if not synthetic:
         raise InputError("There is no synthetic cohort to evaluate.", todo="Pass one cohort a replicate.")
-    sides = RealSides(parts, plan)
+    sides = sides or RealSides(parts, plan)
     rows: list[MetricResult] = []
     details: dict[str, Any] = {}
     for k, cohort in enumerate(synthetic):
@@ -103,9 +106,13 @@ def evaluate_references(
     plan: EvaluationPlan | None = None,
     *,
     metrics: Sequence[str] | None = None,
+    sides: RealSides | None = None,
 ) -> dict[str, list[MetricResult]]:
-    """The four reference rows by exactly the code that judges generators; without a reference part no `ref_fresh`."""
-    sides = RealSides(parts, plan)
+    """The four reference rows by exactly the code that judges generators; without a reference part no `ref_fresh`.
+
+    The arguments are those of `run_evaluation`.
+    """
+    sides = sides or RealSides(parts, plan)
     found: dict[str, list[MetricResult]] = {}
     for name in REFERENCE_ROWS:
         cohort = reference_cohort(sides, name)

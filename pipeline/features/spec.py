@@ -14,9 +14,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pipeline.errors import ConfigError, NotFoundError, nearest
 from pipeline.features.block_spec import BlockSpec, MappingSpec, check_blocks
 from pipeline.features.card_spec import CardSpec
+from pipeline.features.constraint_spec import FORMS, ConstraintSpec
 from pipeline.features.evaluation_spec import EvaluationSpec, GateSpec, TaskSpec
 from pipeline.features.schema import Column, DType, Kind, Level, Resolution, Role
 from pipeline.features.source import SourceSpec
+from pipeline.features.tuning_spec import TuningSpec
 from pipeline.privacy.spec import PrivacyPolicy
 
 # The same safe subset, parsed by libyaml where it is there: the code location reads thousands of lines when it loads.
@@ -39,15 +41,6 @@ class ColumnSpec(BaseModel):
     source: list[str] = Field(
         default_factory=list, description="'table.column' of the raw tables; drawn as column lineage."
     )
-
-
-class ConstraintSpec(BaseModel):
-    """A rule between two columns, or a column and a number, that every synthetic row keeps (where no cell is missing)."""
-
-    model_config = ConfigDict(extra="forbid")
-    left: str = Field(description="Column name.")
-    op: Literal["<", "<=", ">", ">=", "==", "!="] = Field(description="Comparison.")
-    right: str | float = Field(description="Column name or a number.")
 
 
 class ReleaseSpec(BaseModel):
@@ -117,6 +110,9 @@ class CohortSpec(BaseModel):
     generators: dict[str, dict[str, Any]] = Field(
         description="Enabled generators and their settings (`preset: NAME` and overrides)."
     )
+    tuning: dict[str, TuningSpec] = Field(
+        default_factory=dict, description="Generators whose settings are searched, and how; see docs/tuning.md."
+    )
     replicates: int = Field(
         default=1, ge=1, le=20, description="Trainings a generator, one a seed; the first is the candidate."
     )
@@ -141,10 +137,14 @@ class CohortSpec(BaseModel):
         if self.subject == "row" and self.unit != "row":
             raise ValueError("subject: row needs unit: row")
         check_blocks(self.blocks, self.subject, list(self.columns))
-        for name in [*self.privacy.trainings, *([self.release.generator] if self.release.generator else [])]:
+        for name in [
+            *self.privacy.trainings,
+            *self.tuning,
+            *([self.release.generator] if self.release.generator else []),
+        ]:
             if name not in self.generators:
                 raise ValueError(
-                    f"generator '{name}' is named but not enabled: add it under `generators`, or take it out of release and privacy"
+                    f"generator '{name}' is named but not enabled: add it under `generators`, or take it out of release, privacy and tuning"
                 )
         return self
 
@@ -294,7 +294,16 @@ def _sentence(error: Exception, file: Path) -> str:
     if isinstance(error, ValidationError):
         # A misspelt key is named first: the one that is missing then follows from it.
         found = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-        key = ".".join(map(str, found[0]["loc"])) or "file"
+        place = found[0]["loc"]
+        if place[:1] == ("constraints",) and len(place) > 2:
+            form = FORMS[str(place[2])]  # the form is no key of the file
+            place = (*place[:2], *place[3:])
+            if found[0]["type"] == "extra_forbidden" and len(place) == 3:
+                known = list(form.model_fields)
+                return (
+                    f"{file}: There is no key '{'.'.join(map(str, place))}'. {nearest(str(place[-1]), known)}".rstrip()
+                )
+        key = ".".join(map(str, place)) or "file"
         if found[0]["type"] == "extra_forbidden":
             top = SourceSpec if error.title == "SourceSpec" else CohortSpec
             known = _fields_at(top, found[0]["loc"][:-1])

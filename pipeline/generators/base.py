@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.errors import ConfigError, nearest
-from pipeline.privacy.spec import PrivacySpec
+from pipeline.privacy.spec import PrivacySpec, TrainingPrivacy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -24,9 +24,14 @@ if TYPE_CHECKING:
 
     from pipeline.features.cohort import Cohort
     from pipeline.features.schema import TableSchema
+    from pipeline.generators.portrait import Portrait
 
+    AskedPrivacy = PrivacySpec | TrainingPrivacy
     Conditions = Mapping[str, Any] | pd.DataFrame
     Progress = Callable[[int, int, Mapping[str, float]], None]
+
+RULES_FILE = "constraints.json"
+"""Stands beside a model that learned under re-expressed rules."""
 
 
 class GeneratorConfig(BaseModel):
@@ -89,7 +94,8 @@ class FitReport:
         losses: one mapping a log step, e.g. {"step": 100, "train": 3.2, "tune": 3.3}.
         health: numbers of the health checks on freshly drawn rows (spec 0.4), e.g. {"std_ratio_min": 0.97}.
         warnings: sentences for people; no patient data.
-        privacy: the privacy spend, None if the training is not private (epsilon is then infinite).
+        privacy: what was spent (`epsilon`, `delta`) and on what (`PrivateRun.report`), None if the training is not
+            private (epsilon is then infinite).
     """
 
     rows: int
@@ -98,7 +104,7 @@ class FitReport:
     losses: list[dict[str, float]] = field(default_factory=list)
     health: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
-    privacy: dict[str, float] | None = None
+    privacy: dict[str, Any] | None = None
 
 
 class Generator(ABC):
@@ -116,7 +122,11 @@ class Generator(ABC):
     """Gives training rows back as they are: a baseline that must fail on privacy."""
     publishable: ClassVar[bool] = True
     """False of a control that must fail privacy: nothing that it draws may leave the house."""
+    private: ClassVar[bool] = False
+    """Can learn under differential privacy; `fit` then takes `privacy`."""
     kinds: ClassVar[tuple[str, ...]] = ("numpy",)
+    resumes: ClassVar[bool] = False
+    """Takes `fit(checkpoint=...)`: a killed training goes on from the state that it kept there."""
 
     def __init__(self, config: GeneratorConfig | Mapping[str, Any] | None = None) -> None:
         self.config = config if isinstance(config, GeneratorConfig) else self.Config.build(config)
@@ -136,19 +146,40 @@ class Generator(ABC):
         *,
         seed: int,
         device: str = "auto",
-        privacy: PrivacySpec | None = None,
+        privacy: AskedPrivacy | None = None,
         progress: Progress | None = None,
+        checkpoint: Path | None = None,
+        noise_key: bytes | None = None,
     ) -> FitReport:
         """Learn from all rows given (the caller passes the training part; `cohort.tune` marks the tuning rows).
+
+        `checkpoint` is a folder in which one that `resumes` keeps the state of this training, so that the same training
+        can be ended after a kill, with the same bytes; the caller removes it. The others ignore it.
+
+        `noise_key` is the secret key of a private training (`privacy/secrets.py: training_key`): with it the same training
+        gives the same bytes. Without it noise is fresh each time. The seed is public and never decides any noise.
 
         Raises:
             UnsupportedError: the schema or the privacy asked for is not supported.
             TrainingError: the training did not end well.
         """
 
+    def planned_privacy(self, privacy: AskedPrivacy, subjects: int) -> PrivacySpec:
+        """What a training with these settings would cost each of `subjects` people, told before it begins.
+
+        Raises:
+            ConfigError: delta is too weak for so few, or a noise multiplier is asked of a generator that adds none to
+                gradients.
+        """
+        return TrainingPrivacy.of(privacy).resolve(subjects)
+
     @abstractmethod
     def sample(self, n: int, *, seed: int, conditions: Conditions | None = None) -> Cohort:
         """Draw `n` rows in exactly the training schema; `conditions` fixes columns for all rows or row by row."""
+
+    def portraits(self) -> dict[str, Portrait]:
+        """Name to what a trained model shows of itself to people, made of aggregates; same model, same portraits."""
+        return {}
 
     @abstractmethod
     def save(self, folder: Path) -> None:
@@ -161,7 +192,20 @@ class Generator(ABC):
 
 
 def load_generator(folder: Path) -> Generator:
-    """The generator of whichever class was saved in `folder` (its `model.json` names it)."""
+    """The generator of whichever class was saved in `folder`, with the rules of its cohort where it learned under any.
+
+    Raises:
+        NotFoundError: the folder holds no model.
+    """
+    if (folder / RULES_FILE).is_file():
+        from pipeline.generators.constraints.constrained import Constrained
+
+        return Constrained.load(folder)
+    return load_inner(folder)
+
+
+def load_inner(folder: Path) -> Generator:
+    """The generator that learned in `folder`, whose rows may be in another schema than the real one (`model.json`)."""
     from pipeline.errors import NotFoundError
     from pipeline.generators.registry import generator_class
 

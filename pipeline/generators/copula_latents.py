@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from pipeline.encoding.encoder import Encoded, LevelCodec, TableEncoder
+from pipeline.privacy.second_moments import clipped
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
 CHUNK = 8_192
@@ -39,8 +42,16 @@ class Latent:
     order: NDArray[np.int64]
 
 
-def latents_of(encoder: TableEncoder, rows: Encoded, nominal_order: str) -> list[Latent]:
-    """The latents of a table, in table order; constant columns and masks need none."""
+def latents_of(
+    encoder: TableEncoder, code_shares: Mapping[str, NDArray[np.float64]], orders: Mapping[str, NDArray[np.int64]]
+) -> list[Latent]:
+    """The latents of a table, in table order; constant columns and masks need none.
+
+    Args:
+        encoder: knows the margins of the columns.
+        code_shares: a block: (codes used, largest count + 1) share of rows with each count.
+        orders: a discrete column: (states,) its states in their order along the latent (`level_orders`).
+    """
     none = np.empty(0, dtype=np.int64)
     out: list[Latent] = []
     for name, number in encoder.numbers.items():
@@ -51,22 +62,30 @@ def latents_of(encoder: TableEncoder, rows: Encoded, nominal_order: str) -> list
     for name, level in encoder.levels.items():
         masked = _masked(level)
         if level.states - masked > 1:
-            order = _level_order(encoder, name, level, rows, nominal_order)[: level.states - masked]
+            order = orders[name][: level.states - masked]
             share = level.frequency[order] / level.frequency[order].sum()
             edges = np.concatenate([[0.0], np.cumsum(share)])
             edges[-1] = 1.0
             out.append(Latent("level", name, 0, edges, order))
         if masked and level.states > 1:
             out.append(Latent("missing", name, 0, np.array([0.0, 1 - level.frequency[-1], 1.0]), none))
-    for name, block in encoder.blocks.items():
-        counts = rows.blocks[name]
-        for code in range(len(block.used)):
-            shares = np.bincount(counts[:, code], minlength=2) / rows.n
+    for name in encoder.blocks:
+        for code, row in enumerate(code_shares[name]):
+            shares = row[: max(2, int(np.flatnonzero(row).max(initial=0)) + 1)]
             if shares.max() < 1.0:
                 edges = np.concatenate([[0.0], np.cumsum(shares)])
                 edges[-1] = 1.0
                 out.append(Latent("code", name, code, edges, none))
     return out
+
+
+def observed_share(encoder: TableEncoder, latent: Latent) -> float:
+    """Share of rows in which a latent is seen, by the encoder's margins; a mask and a code always are."""
+    if latent.kind == "value":
+        return 1 - encoder.numbers[latent.name].missing_rate
+    if latent.kind == "level" and _masked(encoder.levels[latent.name]):
+        return 1 - float(encoder.levels[latent.name].frequency[-1])
+    return 1.0
 
 
 def _masked(level: LevelCodec) -> bool:
@@ -81,14 +100,24 @@ def _gone(encoder: TableEncoder, name: str, rows: Encoded) -> NDArray[np.bool_]:
     return rows.states[name] == encoder.levels[name].missing_state
 
 
+def level_orders(encoder: TableEncoder, rows: Encoded | None, nominal_order: str) -> dict[str, NDArray[np.int64]]:
+    """A discrete column: (states,) its states in their order along the latent.
+
+    Args:
+        encoder: knows states and frequencies.
+        rows: what the correspondence analysis looks at; None where it may not look (privacy).
+        nominal_order: of nominal columns: "ca" or "frequency".
+    """
+    return {name: _level_order(encoder, name, level, rows, nominal_order) for name, level in encoder.levels.items()}
+
+
 def _level_order(
-    encoder: TableEncoder, name: str, level: LevelCodec, rows: Encoded, nominal_order: str
+    encoder: TableEncoder, name: str, level: LevelCodec, rows: Encoded | None, nominal_order: str
 ) -> NDArray[np.int64]:
-    """(states,) the states in their order along the latent."""
     plain = np.arange(level.states)
     if level.column.kind != "categorical" or level.states <= 2:
         return plain
-    if nominal_order == "frequency":
+    if rows is None or nominal_order == "frequency":
         return np.argsort(-level.frequency, kind="stable")
     table = _association_table(encoder, name, rows)
     if table.shape[1] == 0:
@@ -173,9 +202,28 @@ def moments_of(
     return gram / np.maximum(pairs, 1.0), pairs
 
 
+def clipped_products(encoder: TableEncoder, latents: list[Latent], rows: Encoded, norm: float) -> NDArray[np.float64]:
+    """(d, d) sum over rows of the products of scores, each row's scores shortened to length `norm` at most."""
+    products = np.zeros((len(latents), len(latents)))
+    for start in range(0, rows.n, CHUNK):
+        scores, _ = scores_of(encoder, latents, rows.take(np.arange(start, min(start + CHUNK, rows.n))))
+        short = clipped(scores, norm)
+        products += short.T @ short
+    return products
+
+
 def pair_shrinkage(
-    target: NDArray[np.float64], pairs: NDArray[np.float64], variance: NDArray[np.float64]
+    target: NDArray[np.float64], pairs: NDArray[np.float64], variance: NDArray[np.float64], noise: float = 0.0
 ) -> NDArray[np.float64]:
-    """(d, d) factor max(0, 1 - 1 / t^2), where t is the pair's moment over its standard error under independence."""
-    t2 = target**2 * pairs / np.maximum(np.outer(variance, variance), 1e-12)
+    """(d, d) factor max(0, 1 - 1 / t^2), where t is the pair's moment over its standard error under independence.
+
+    Args:
+        target: (d, d) mean products of scores.
+        pairs: (d, d) rows behind each.
+        variance: (d,) of the scores.
+        noise: standard deviation of the noise in each sum of products (privacy).
+    """
+    chance = np.maximum(np.outer(variance, variance), 1e-12)
+    # Both errors as a share of chance, so that without noise this is target^2 pairs / chance to the last digit.
+    t2 = target**2 * pairs / chance / (1.0 + noise**2 / (np.maximum(pairs, 1e-12) * chance))
     return np.maximum(0.0, 1.0 - 1.0 / np.maximum(t2, 1e-12))

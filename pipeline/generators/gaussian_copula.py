@@ -16,13 +16,26 @@ from pydantic import Field
 
 from pipeline.encoding.encoder import Encoded, TableEncoder
 from pipeline.generators.base import Support
-from pipeline.generators.copula_latents import CHUNK, Latent, latents_of, moments_of, pair_shrinkage, score_variance
+from pipeline.generators.copula_latents import (
+    CHUNK,
+    Latent,
+    clipped_products,
+    latents_of,
+    level_orders,
+    moments_of,
+    observed_share,
+    pair_shrinkage,
+    score_variance,
+)
 from pipeline.generators.latent_gaussian import conditional_normal, repair, truncated_gibbs
+from pipeline.generators.lone_codes import count_frequencies
+from pipeline.generators.noisy_margins import noisy_margins
 from pipeline.generators.seeds import stream
 from pipeline.generators.tabular import Learned, TabularConfig, TabularGenerator
+from pipeline.privacy.second_moments import measure_products
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
 
@@ -30,12 +43,15 @@ if TYPE_CHECKING:
     from pipeline.features.schema import TableSchema
     from pipeline.generators.base import Progress
     from pipeline.generators.conditions import Fixed
+    from pipeline.privacy.run import PrivateRun
 
 WIDEST = 2_000
 """Columns and codes together; the correlation matrix is then 32 MB and its repair some seconds."""
 SIMULATED = 20_000
 SIMULATED_IF_WIDE = 4_000
 MANY_LATENTS = 300
+LEAST_SEEN = 0.02
+"""Share of rows in which a column is taken to be seen at least, where only noise says how many are."""
 
 
 class GaussianCopulaConfig(TabularConfig):
@@ -79,6 +95,7 @@ class GaussianCopula(TabularGenerator):
     Config = GaussianCopulaConfig
     config: GaussianCopulaConfig
     kinds = ("numpy",)
+    private = True
 
     @classmethod
     def supports(cls, schema: TableSchema) -> Support:
@@ -102,24 +119,109 @@ class GaussianCopula(TabularGenerator):
         device: str,
         progress: Progress | None,
     ) -> Learned:
-        self._latents = latents_of(encoder, rows, self.config.nominal_order)
-        variance = np.array([score_variance(x.edges) for x in self._latents])
+        frequencies = {name: count_frequencies(counts) for name, counts in rows.blocks.items()}
+        orders = level_orders(encoder, rows, self.config.nominal_order)
+        self._latents = latents_of(encoder, frequencies, orders)
         target, pairs = moments_of(encoder, self._latents, rows)
+        variance = self._variance()
         shrink = pair_shrinkage(target, pairs, variance) if self.config.pair_shrinkage else np.ones_like(target)
-        for i, x in enumerate(self._latents):
-            if x.kind == "code" and not encoder.blocks[x.name].common[x.code]:
-                shrink[i, :] = shrink[:, i] = 0.0
+        shrink = shrink * self._taking_part(encoder)
+
+        def found(drawn: Encoded) -> NDArray[np.float64]:
+            return moments_of(encoder, self._latents, drawn)[0]
+
+        return self._calibrated(encoder, target * shrink, shrink, found, seed, progress)
+
+    def _learn_private(
+        self,
+        encoder: TableEncoder,
+        rows: Encoded,
+        cohort: Cohort,
+        *,
+        seed: int,
+        device: str,
+        run: PrivateRun,
+        progress: Progress | None,
+    ) -> Learned:
+        """Half of the budget on margins, half on the products of scores (spec 1.2, DP).
+
+        From there on everything is made of published numbers: the correlations are calibrated until drawn rows show
+        the noisy products, not those of real rows. Nominal levels are ordered by their noisy frequency, since the
+        correspondence analysis would be one more look at the rows.
+        """
+        rho = run.zcdp_rho()
+        margins = noisy_margins(encoder, rows, run, rho=rho / 2, rows_per_subject=run.rows_per_subject)
+        sharper = margins.encoder
+        self._latents = latents_of(sharper, margins.code_shares, level_orders(sharper, None, "frequency"))
+        taking_part = self._taking_part(sharper)
+        active = np.flatnonzero(np.diag(taking_part))
+        d, norm = len(self._latents), float(np.sqrt(max(1, len(active))))
+        seen = np.array([max(LEAST_SEEN, observed_share(sharper, x)) for x in self._latents])
+        both = np.outer(seen, seen)
+
+        def products(some: Encoded) -> NDArray[np.float64]:
+            out = np.zeros((d, d))
+            part = clipped_products(sharper, [self._latents[i] for i in active], some, norm)
+            out[np.ix_(active, active)] = part
+            return out
+
+        target, noise = np.zeros((d, d)), 0.0
+        if len(active) > 1:
+            noisy, noise = measure_products(
+                run,
+                products(margins.rows)[np.ix_(active, active)],
+                norm=norm,
+                rho=rho / 2,
+                rows_per_subject=run.rows_per_subject,
+            )
+            target[np.ix_(active, active)] = noisy / rows.n
+        target /= both
+        shrink = pair_shrinkage(target, rows.n * both, self._variance(), noise) * taking_part
+        learned = self._calibrated(
+            sharper, target * shrink, shrink, lambda drawn: products(drawn) / drawn.n / both, seed, progress
+        )
+        learned.encoder = sharper
+        return learned
+
+    def _variance(self) -> NDArray[np.float64]:
+        """(latents,) variance of the scores."""
+        return np.array([score_variance(x.edges) for x in self._latents])
+
+    def _taking_part(self, encoder: TableEncoder) -> NDArray[np.float64]:
+        """(latents, latents) 1 for pairs that are correlated, 0 for those with a code too rare to be."""
+        part = np.array([x.kind != "code" or bool(encoder.blocks[x.name].common[x.code]) for x in self._latents])
+        return np.outer(part, part).astype(np.float64)
+
+    def _calibrated(
+        self,
+        encoder: TableEncoder,
+        target: NDArray[np.float64],
+        shrink: NDArray[np.float64],
+        found: Callable[[Encoded], NDArray[np.float64]],
+        seed: int,
+        progress: Progress | None,
+    ) -> Learned:
+        """Correlations with which drawn rows show the products `target`.
+
+        Args:
+            encoder: with the margins.
+            target: (latents, latents) mean products of scores, shrunk already.
+            shrink: by what; a pair that was shrunk to nothing is left alone.
+            found: the same of drawn rows.
+            seed: of the simulation.
+            progress: told after each step.
+        """
+        variance = self._variance()
         norm = np.maximum(np.outer(variance, variance), 1e-12)
-        raw = np.clip(target * shrink / norm, -0.99, 0.99)
+        raw = np.clip(target / norm, -0.99, 0.99)
         np.fill_diagonal(raw, 1.0)
         correlation = repair(raw, least_identity=self.config.shrinkage)
-        rng = stream(seed, "calibrate")
         wide = len(self._latents) > MANY_LATENTS
-        noise = rng.standard_normal((SIMULATED_IF_WIDE if wide else SIMULATED, len(self._latents)))
+        simulated = SIMULATED_IF_WIDE if wide else SIMULATED
+        noise = stream(seed, "calibrate").standard_normal((simulated, len(self._latents)))
         for step in range(self.config.calibration_steps):
             drawn = self._from_latents(encoder, noise @ np.linalg.cholesky(correlation).T, stream(seed, "ties", step))
-            found, _ = moments_of(encoder, self._latents, drawn)
-            raw = np.clip(raw + shrink * (target * shrink - found) / norm, -0.99, 0.99)
+            raw = np.clip(raw + shrink * (target - found(drawn)) / norm, -0.99, 0.99)
             np.fill_diagonal(raw, 1.0)
             correlation = repair(raw, least_identity=self.config.shrinkage)
             if progress is not None:

@@ -8,6 +8,8 @@ import numpy as np
 from pydantic import Field
 
 from pipeline.encoding.encoder import Encoded, TableEncoder
+from pipeline.generators.lone_codes import count_frequencies, draw_counts
+from pipeline.generators.noisy_margins import noisy_margins
 from pipeline.generators.tabular import Learned, TabularConfig, TabularGenerator
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from pipeline.features.cohort import Cohort
     from pipeline.generators.base import Progress
     from pipeline.generators.conditions import Fixed
+    from pipeline.privacy.run import PrivateRun
 
 
 class IndependentConfig(TabularConfig):
@@ -43,6 +46,9 @@ class Independent(TabularGenerator):
     Config = IndependentConfig
     config: IndependentConfig
     kinds = ("numpy",)
+    private = True
+    _moments: dict[str, tuple[float, float]]
+    _counts: dict[str, NDArray[np.float64]]
 
     def _learn(
         self,
@@ -59,15 +65,37 @@ class Independent(TabularGenerator):
             values = cohort.values(name)
             seen = values[~np.isnan(values)]
             self._moments[name] = (float(seen.mean()), float(seen.std())) if len(seen) else (0.0, 0.0)
-        self._counts = {name: _count_frequencies(counts) for name, counts in rows.blocks.items()}
+        self._counts = {name: count_frequencies(counts) for name, counts in rows.blocks.items()}
         if progress is not None:
             progress(1, 1, {})
-        parameters = (
+        return Learned(parameters=self._size(encoder))
+
+    def _learn_private(
+        self,
+        encoder: TableEncoder,
+        rows: Encoded,
+        cohort: Cohort,
+        *,
+        seed: int,
+        device: str,
+        run: PrivateRun,
+        progress: Progress | None,
+    ) -> Learned:
+        """A noisy histogram of each column and code, the budget in equal parts (spec 1.1): `dp_independent`."""
+        margins = noisy_margins(encoder, rows, run, rho=run.zcdp_rho(), rows_per_subject=run.rows_per_subject)
+        self._moments = {k: c.scaler.moments() for k, c in margins.encoder.numbers.items()}
+        self._counts = margins.code_shares
+        if progress is not None:
+            progress(1, 1, {})
+        return Learned(parameters=self._size(margins.encoder), encoder=margins.encoder)
+
+    def _size(self, encoder: TableEncoder) -> int:
+        """Learned numbers: a probability a state, a cell and a count."""
+        return int(
             sum(c.states for c in encoder.levels.values())
             + sum(len(c.scaler.mass) + 1 for c in encoder.numbers.values())
             + sum(f.size for f in self._counts.values())
         )
-        return Learned(parameters=int(parameters))
 
     def _draw(self, encoder: TableEncoder, n: int, rng: np.random.Generator, fixed: Fixed) -> Encoded:
         out = Encoded(n=n)
@@ -81,14 +109,8 @@ class Independent(TabularGenerator):
                 drawn = number.scaler.snap(rng.normal(mean, std, n))
                 uniform = number.scaler.to_uniform(drawn, rng)
             out.uniforms[name] = np.where(missing, np.nan, uniform)
-        for name, block in encoder.blocks.items():
-            # P(count > k) for k = 0, 1, ..: the number of these that one uniform lies below is the count.
-            above = 1.0 - np.cumsum(self._counts[name], axis=1)[:, :-1]
-            uniform = rng.random((n, len(block.used)))
-            counts = np.zeros(uniform.shape, dtype=np.int16)
-            for step in above.T:
-                counts += uniform < step
-            out.blocks[name] = counts
+        for name in encoder.blocks:
+            out.blocks[name] = draw_counts(self._counts[name], n, rng)
         return out
 
     def _state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
@@ -109,13 +131,3 @@ def _pick(frequency: NDArray[np.float64], uniform: NDArray[np.float64]) -> NDArr
     edges = np.cumsum(frequency)
     edges[-1] = max(1.0, edges[-1])
     return np.searchsorted(edges, uniform, side="right").astype(np.int64)
-
-
-def _count_frequencies(counts: NDArray[np.int16]) -> NDArray[np.float64]:
-    """(codes, largest count + 1) share of rows with each count."""
-    n, codes = counts.shape
-    largest = int(counts.max(initial=0))
-    table = np.zeros((codes, largest + 1))
-    for k in range(largest + 1):
-        table[:, k] = (counts == k).sum(axis=0)
-    return table / max(1, n)

@@ -20,7 +20,12 @@ BUILT_IN: dict[str, str] = {
     "gaussian_copula": "pipeline.generators.gaussian_copula:GaussianCopula",
     "bootstrap": "pipeline.generators.bootstrap:Bootstrap",
     "smote": "pipeline.generators.smote:Smote",
+    "cart": "pipeline.generators.cart.generator:Cart",
+    "mst": "pipeline.generators.mst:MST",
     "vae": "pipeline.generators.vae:VAE",
+    "cvae": "pipeline.generators.cvae:CVAE",
+    "synthvae": "pipeline.generators.synthvae:SynthVAE",
+    "tvae": "pipeline.generators.tvae:TVAE",
 }
 
 

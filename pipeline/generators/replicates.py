@@ -8,8 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ConfigError, NotFoundError, UnsupportedError
+from pipeline.features.constraint_spec import reexpressible
 from pipeline.generators.base import load_generator
-from pipeline.generators.constraints import sample_constrained
+from pipeline.generators.constraints.constrained import Constrained, named_in
+from pipeline.generators.constraints.redraw import sample_constrained
 from pipeline.generators.registry import generator_class
 
 if TYPE_CHECKING:
@@ -17,9 +19,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.features.cohort import Cohort
-    from pipeline.features.spec import ConstraintSpec
-    from pipeline.generators.base import FitReport, Progress
-    from pipeline.privacy.spec import PrivacySpec
+    from pipeline.features.constraint_spec import ConstraintSpec
+    from pipeline.generators.base import AskedPrivacy, FitReport, Generator, Progress
 
 PREFIX = "replicate-"
 
@@ -32,8 +33,11 @@ def fit_replicates(
     seeds: Sequence[int],
     folder: Path,
     device: str = "auto",
-    privacy: PrivacySpec | None = None,
+    privacy: AskedPrivacy | None = None,
     progress: Progress | None = None,
+    checkpoint: Path | None = None,
+    constraints: Sequence[ConstraintSpec] = (),
+    noise_key: bytes | None = None,
 ) -> list[FitReport]:
     """Train generator `name` once a seed and save each model.
 
@@ -46,6 +50,10 @@ def fit_replicates(
         device: 'auto', 'cpu' or 'cuda[:n]'.
         privacy: what is asked of each replicate; None for trainings that are not private.
         progress: called with (steps done, steps in all, losses) of the running replicate.
+        checkpoint: folder for the state of the trainings, if a killed one is to be resumed: replicates that had been
+            trained are not trained again.
+        constraints: rules of the cohort; those that can be are re-expressed and kept with each model.
+        noise_key: secret key of a private training (`Generator.fit`); each replicate draws other noise from it.
 
     Raises:
         UnsupportedError: the generator refuses the schema or the privacy; the message is its reason.
@@ -61,12 +69,33 @@ def fit_replicates(
         raise UnsupportedError(f"'{name}' refuses this table: {support.reason}")
     reports: list[FitReport] = []
     for k, seed in enumerate(seeds):
-        model = kind(config)
-        reports.append(model.fit(cohort, seed=seed, device=device, privacy=privacy, progress=progress))
+        model = under_rules(kind(config), constraints, settings)
+        # Generators of other packages need not know of it.
+        known: dict[str, Any] = {}
+        if checkpoint is not None and kind.resumes:
+            known["checkpoint"] = checkpoint / f"{PREFIX}{k}"
+        if privacy is not None and support.dp:
+            known["noise_key"] = noise_key
+        reports.append(model.fit(cohort, seed=seed, device=device, privacy=privacy, progress=progress, **known))
         place = folder / f"{PREFIX}{k}"
         place.mkdir(parents=True, exist_ok=True)
         model.save(place)
     return reports
+
+
+def under_rules(
+    model: Generator, constraints: Sequence[ConstraintSpec], settings: Mapping[str, Any] | None = None
+) -> Generator:
+    """The generator as it learns under a cohort's rules; itself where none can be re-expressed.
+
+    Args:
+        model: Not fitted yet.
+        constraints: All rules of the cohort.
+        settings: The generator's settings: columns that they name are learned as they are.
+    """
+    if not any(reexpressible(rule) for rule in constraints):
+        return model
+    return Constrained(model, constraints, named=named_in(settings or {}))
 
 
 def replicate_folders(folder: Path) -> list[Path]:

@@ -27,6 +27,7 @@ class StoredRows(TabularGenerator):
     """A generator that is made of its training rows."""
 
     publishable = False
+    not_private = "It gives training rows back, or mixtures of two, and no noise changes that."
     _rows: int
     _cells: dict[str, NDArray[Any]]
     _blocks: dict[str, Any]

@@ -1,7 +1,8 @@
 """What generators of plain rows and code blocks share: encoding, refusals, conditions, health checks, save and load.
 
 A subclass says how it learns from encoded rows (`_learn`), how it draws them (`_draw`) and which arrays it is made of
-(`_state`, `_restore`). Sequences and differential privacy are not for these generators yet and are refused in words.
+(`_state`, `_restore`); one that can learn under differential privacy says so (`private`, `_learn_private`). Sequences
+are not for these generators and are refused in words.
 """
 
 from __future__ import annotations
@@ -9,17 +10,22 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from pydantic import Field
 
 from pipeline.encoding.encoder import Encoded, EncodingSettings, TableEncoder
+from pipeline.encoding.private import private_encoder, private_rows, refusal
 from pipeline.errors import ConfigError, InputError, TrainingError, UnsupportedError
 from pipeline.generators.base import FitReport, Generator, GeneratorConfig, Support
 from pipeline.generators.conditions import Fixed, parse_conditions
 from pipeline.generators.health import check_health
+from pipeline.generators.memory import memory_advice
 from pipeline.generators.seeds import stream
+from pipeline.privacy.bounding import bounded
+from pipeline.privacy.run import PrivateRun
+from pipeline.privacy.spec import PrivacySpec, TrainingPrivacy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,11 +35,17 @@ if TYPE_CHECKING:
 
     from pipeline.features.cohort import Cohort
     from pipeline.features.schema import TableSchema
-    from pipeline.generators.base import Conditions, PrivacySpec, Progress
+    from pipeline.generators.base import AskedPrivacy, Conditions, Progress
+    from pipeline.generators.checkpoint import Checkpoint
+    from pipeline.privacy.dpsgd import PrivateSettings
 
 SMALLEST_COHORT = 10
 """Fewer rows than this are mostly extremes: what would be learned is the patients themselves."""
 HEALTH_ROWS = 2000
+OUTSIDE = (
+    "Outside the privacy guarantee: the health checks of this report and every figure of an evaluation are computed on "
+    "real rows. Publish the model and what it draws under the guarantee, not these figures."
+)
 
 
 class TabularConfig(GeneratorConfig):
@@ -74,6 +86,8 @@ class Learned:
     warnings: list[str] = field(default_factory=list)
     facts: dict[str, float] = field(default_factory=dict)
     """Numbers of the model itself (e.g. active latents), reported with the health checks."""
+    encoder: TableEncoder | None = None
+    """A better encoder than the one given, such as one with margins from the budget of learning; None keeps that one."""
 
 
 class TabularGenerator(Generator):
@@ -88,6 +102,10 @@ class TabularGenerator(Generator):
     config: TabularConfig
     encoder: TableEncoder | None = None
     sample_counts: Mapping[str, int] = {}
+    _checkpoint: Checkpoint | None = None
+    """Where the running training keeps its state; `_learn` hands it to `train`."""
+    not_private: ClassVar[str] = "It has no way to learn from noisy answers alone."
+    """Why it does not, in one sentence, where it does not."""
 
     @classmethod
     def supports(cls, schema: TableSchema) -> Support:
@@ -99,7 +117,7 @@ class TabularGenerator(Generator):
             return Support(
                 ok=False, reason=f"Column '{bare[0]}' is discrete but has no levels; infer the schema first."
             )
-        return Support(ok=True, blocks=True, missing=True, conditions=True)
+        return Support(ok=True, blocks=True, missing=True, conditions=True, dp=cls.private)
 
     def fit(
         self,
@@ -107,16 +125,47 @@ class TabularGenerator(Generator):
         *,
         seed: int,
         device: str = "auto",
-        privacy: PrivacySpec | None = None,
+        privacy: AskedPrivacy | None = None,
         progress: Progress | None = None,
+        checkpoint: Path | None = None,
+        noise_key: bytes | None = None,
     ) -> FitReport:
         """Learn from all rows given; see `Generator.fit`."""
+        with memory_advice(self.name, cohort.n_rows):
+            if privacy is not None:
+                return self._fit_private(cohort, seed, device, TrainingPrivacy.of(privacy), progress, noise_key)
+            return self._fit(cohort, seed, device, progress, checkpoint)
+
+    def noise_settings(self, subjects: int) -> PrivateSettings | None:
+        """How DP-SGD would train on so many subjects, for generators that take a noise multiplier; None of the others."""
+        return None
+
+    def planned_privacy(self, privacy: AskedPrivacy, subjects: int) -> PrivacySpec:
+        """See `Generator.planned_privacy`."""
+        asked = TrainingPrivacy.of(privacy)
+        settings = self.noise_settings(subjects)
+        if asked.noise_multiplier is None or settings is None:
+            return super().planned_privacy(asked, subjects)
+        from pipeline.privacy.dpsgd import planned_epsilon
+
+        epsilon = planned_epsilon(settings, asked, subjects)
+        return PrivacySpec(epsilon=epsilon, delta=asked.resolved_delta(subjects))
+
+    def _fit(
+        self,
+        cohort: Cohort,
+        seed: int,
+        device: str,
+        progress: Progress | None,
+        checkpoint: Path | None,
+    ) -> FitReport:
         began = perf_counter()
-        self._accept(cohort, privacy)
+        self._accept(cohort)
         encoder = TableEncoder.fit(cohort, self.config.encoding())
         rows = encoder.encode(cohort, stream(seed, "encode"))
+        self._checkpoint = self._kept_in(checkpoint, encoder, rows, seed)
         learned = self._learn(encoder, rows, cohort, seed=seed, device=device, progress=progress)
-        self.encoder = encoder
+        self.encoder = learned.encoder or encoder
         drawn = self.sample(min(HEALTH_ROWS, max(200, 2 * cohort.n_rows)), seed=seed)
         health, warnings = check_health(cohort, drawn)
         return FitReport(
@@ -126,6 +175,55 @@ class TabularGenerator(Generator):
             losses=learned.losses,
             health={**learned.facts, **health},
             warnings=[*learned.warnings, *self._pooling_warnings(encoder), *warnings],
+        )
+
+    def _fit_private(
+        self,
+        cohort: Cohort,
+        seed: int,
+        device: str,
+        asked: TrainingPrivacy,
+        progress: Progress | None,
+        noise_key: bytes | None,
+    ) -> FitReport:
+        """Bound what a subject contributes, learn the encoding from a share of the budget, and the rest from the rest."""
+        began = perf_counter()
+        self._accept_private(cohort, asked)
+        run = PrivateRun.begin(
+            asked,
+            cohort,
+            seed=seed,
+            key=noise_key,
+            what={
+                "generator": self.name,
+                "code_version": self.code_version,
+                "config": self.config.model_dump(mode="json"),
+            },
+            epsilon=self.planned_privacy(asked, cohort.n_subjects).epsilon,
+        )
+        part = bounded(cohort, asked.rows_per_subject, run.rng("rows of a subject"))
+        encoder = private_encoder(part, self.config.encoding(), run.part(asked.preprocessing_share, "encoding"))
+        rows, part = private_rows(encoder, part, run.rng("encode"))
+        learned = self._learn_private(
+            encoder,
+            rows,
+            part,
+            seed=seed,
+            device=device,
+            run=run.part(1 - asked.preprocessing_share, "learning"),
+            progress=progress,
+        )
+        self.encoder = learned.encoder or encoder
+        drawn = self.sample(min(HEALTH_ROWS, max(200, 2 * part.n_rows)), seed=seed)
+        health, warnings = check_health(part, drawn)
+        return FitReport(
+            rows=part.n_rows,
+            seconds=perf_counter() - began,
+            parameters=learned.parameters,
+            losses=learned.losses,
+            health={**learned.facts, **health},
+            warnings=[*learned.warnings, *self._pooling_warnings(encoder), *warnings, OUTSIDE],
+            privacy=run.report(),
         )
 
     def sample(self, n: int, *, seed: int, conditions: Conditions | None = None) -> Cohort:
@@ -180,6 +278,16 @@ class TabularGenerator(Generator):
         model._restore(model.encoder, own, manifest["model"])
         return model
 
+    def _kept_in(self, folder: Path | None, encoder: TableEncoder, rows: Encoded, seed: int) -> Checkpoint | None:
+        """The checkpoint of this training in `folder`; None if it keeps none."""
+        if folder is None or not self.resumes:
+            return None
+        from pipeline.generators.checkpoint import Checkpoint, identity_of
+
+        config = self.config.model_dump(mode="json")
+        facts = {"generator": self.name, "code_version": self.code_version, "config": config, "seed": seed}
+        return Checkpoint(folder, identity_of(rows, encoder.tensors(), facts))
+
     @abstractmethod
     def _learn(
         self,
@@ -192,6 +300,24 @@ class TabularGenerator(Generator):
         progress: Progress | None,
     ) -> Learned:
         """Learn from encoded rows (`cohort` has subjects and the tuning part)."""
+
+    def _learn_private(
+        self,
+        encoder: TableEncoder,
+        rows: Encoded,
+        cohort: Cohort,
+        *,
+        seed: int,
+        device: str,
+        run: PrivateRun,
+        progress: Progress | None,
+    ) -> Learned:
+        """Learn from encoded rows through the mechanisms of `run` alone; what the encoder holds is private already.
+
+        `cohort` has at most the rows of a subject that were asked for, under the encoder's schema. Nothing may be chosen
+        by a look at rows that `run` does not know of: no early stopping, no tuning rows, no statistics.
+        """
+        raise UnsupportedError(f"'{self.name}' does not train with differential privacy. {self.not_private}")
 
     @abstractmethod
     def _draw(self, encoder: TableEncoder, n: int, rng: np.random.Generator, fixed: Fixed) -> Encoded:
@@ -210,13 +336,20 @@ class TabularGenerator(Generator):
             raise TrainingError("This generator has not been fitted.", todo="Call fit or load first.")
         return self.encoder
 
-    def _accept(self, cohort: Cohort, privacy: PrivacySpec | None) -> None:
-        """Refuse in words what this generator cannot learn."""
-        if privacy is not None:
+    def _accept_private(self, cohort: Cohort, asked: TrainingPrivacy) -> None:
+        """Refuse in words what this generator cannot learn under differential privacy."""
+        if not self.private:
             raise UnsupportedError(
-                f"'{self.name}' cannot train with differential privacy yet.",
+                f"'{self.name}' does not train with differential privacy. {self.not_private}",
                 todo="Ask for it without epsilon and delta, or use a generator that says `dp`.",
             )
+        reason = refusal(cohort.schema, asked.preprocessing)
+        if reason:
+            raise UnsupportedError(f"'{self.name}' refuses this table under differential privacy: {reason}")
+        self._accept(cohort)
+
+    def _accept(self, cohort: Cohort) -> None:
+        """Refuse in words what this generator cannot learn."""
         support = self.supports(cohort.schema)
         if not support.ok:
             raise UnsupportedError(f"'{self.name}' refuses this table: {support.reason}")

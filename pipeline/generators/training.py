@@ -2,31 +2,35 @@
 
 Data stay on the device as tensors and batches are index permutations (spec 0.4: a DataLoader's collating costs more
 than these small nets). Everything random comes from one `torch.Generator` a purpose, derived from the seed; the
-caller's global random state is left as it was. What the loss is, is the model's business.
+caller's global random state is left as it was. A training that was killed goes on from its checkpoint
+(`checkpoint.py`). What the loss is, is the model's business.
 """
 
 from __future__ import annotations
 
-import copy
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import TYPE_CHECKING
+from time import monotonic
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from pipeline.errors import ConfigError, TrainingError
+from pipeline.generators.precision import wide_layers_in_bfloat16
 from pipeline.generators.seeds import derive_seed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from numpy.typing import NDArray
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from pipeline.features.cohort import Cohort
     from pipeline.generators.base import Progress
+    from pipeline.generators.checkpoint import Checkpoint
 
     Loss = Callable[[Tensor, torch.Generator, float], Tensor]
     """(rows, random numbers, share of the training done) to (rows,) losses."""
@@ -50,6 +54,7 @@ class TrainSettings:
         cosine: lower the learning rate to 0 along a half cosine over all epochs.
         least_gain: relative improvement that counts as one.
         settled: share of the training after which the loss is no longer annealed; early stopping looks from then on.
+        poisson: each row comes into each batch by chance, `batch_size` rows expected, instead of once an epoch.
     """
 
     epochs: int = 100
@@ -62,6 +67,7 @@ class TrainSettings:
     cosine: bool = False
     least_gain: float = 1e-4
     settled: float = 0.0
+    poisson: bool = False
 
 
 @dataclass
@@ -104,19 +110,22 @@ def repeatable(seed: int) -> Iterator[None]:
     """Deterministic kernels and seeded layer initialisation inside; the global state is restored afterwards.
 
     On the CPU one thread computes: these nets are too small to gain from more, two runs side by side on two cores are
-    many times slower with more, and the bytes do not depend on how many cores there are.
+    many times slower with more, and the bytes do not depend on how many cores there are. On a GPU products of matrices
+    use TF32 (spec 0.4).
     """
-    threads = torch.get_num_threads()
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
     before = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_available() else []):
         torch.manual_seed(derive_seed(int(seed), "init"))
         torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
         torch.set_num_threads(1)
+        torch.set_float32_matmul_precision("high" if torch.cuda.is_available() else precision)
         try:
             yield
         finally:
             torch.set_num_threads(threads)
+            torch.set_float32_matmul_precision(precision)
             torch.use_deterministic_algorithms(before, warn_only=warn_only)
 
 
@@ -144,6 +153,7 @@ def train(
     device: torch.device,
     fast_parameters: list[Tensor] | None = None,
     progress: Progress | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> TrainLog:
     """Minimise the mean of `loss` over the rows; `network` ends with its best weights, in eval mode.
 
@@ -157,80 +167,228 @@ def train(
         device: where the data of `loss` lie.
         fast_parameters: parameters with five times the learning rate (free scales, spec 2.3).
         progress: called after every epoch.
+        checkpoint: where the state is kept; a training that finds its own state there goes on from it and ends with
+            the bytes of one that was never interrupted. Whoever gave it removes it.
 
     Raises:
-        TrainingError: the loss was not finite more than five times (the learning rate is halved each time).
+        TrainingError: the loss was not finite in more than five steps (the learning rate is halved each time) before
+            anything was learned; later the last good weights are kept, with a warning.
     """
-    log = TrainLog()
     fast = {id(p) for p in fast_parameters or []}
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [p for p in network.parameters() if id(p) not in fast], "lr": settings.learning_rate},
         {"params": [p for p in network.parameters() if id(p) in fast], "lr": 5 * settings.learning_rate},
     ]
-    optimiser = torch.optim.AdamW([g for g in groups if g["params"]], weight_decay=settings.weight_decay)
-    start_rates = [g["lr"] for g in optimiser.param_groups]
-    order, noise = torch_stream(seed, "batch"), torch_stream(seed, "noise", device=device)
-    rows = torch.as_tensor(np.asarray(fit_rows), dtype=torch.long)
-    tune = torch.as_tensor(np.asarray(tune_rows), dtype=torch.long, device=device)
-    best, best_state, stale, bad, factor = np.inf, copy.deepcopy(network.state_dict()), 0, 0, 1.0
-    steps = max(1, -(-len(rows) // settings.batch_size))
-    for epoch in range(settings.epochs):
-        network.train()
-        shuffled = rows[torch.randperm(len(rows), generator=order)].to(device)
-        total = 0.0
-        for step, batch in enumerate(shuffled.split(settings.batch_size)):
-            done = (epoch * steps + step) / (settings.epochs * steps)
-            cosine = 0.5 * (1 + np.cos(np.pi * done)) if settings.cosine else 1.0
-            for group, rate in zip(optimiser.param_groups, start_rates, strict=True):
-                group["lr"] = rate * factor * cosine
-            value = loss(batch, noise, done).mean()
-            if torch.isfinite(value):
-                optimiser.zero_grad(set_to_none=True)
-                value.backward()
-                norm = torch.nn.utils.clip_grad_norm_(network.parameters(), settings.clip)
-                if torch.isfinite(norm):
-                    optimiser.step()
-                    total += float(value.detach()) * len(batch)
-                    continue
-            bad += 1
-            factor /= 2
-            if bad > MOST_BAD_STEPS:
+    loop = _Loop(
+        network=network,
+        loss=loss,
+        rows=torch.as_tensor(np.asarray(fit_rows), dtype=torch.long),
+        tune=torch.as_tensor(np.asarray(tune_rows), dtype=torch.long, device=device),
+        settings=settings,
+        # One kernel for all parameters: half the time of a step's update, on the CPU too.
+        optimiser=torch.optim.AdamW([g for g in groups if g["params"]], weight_decay=settings.weight_decay, fused=True),
+        seed=seed,
+        device=device,
+        best_weights=_copied(network),
+    )
+    with wide_layers_in_bfloat16(network) if device.type == "cuda" else nullcontext():
+        return loop.run(progress, checkpoint)
+
+
+class _DivergedError(Exception):
+    """The loss was not finite too often."""
+
+
+@dataclass
+class _Loop:
+    """One training: what it works on, and how far it is."""
+
+    network: nn.Module
+    loss: Loss
+    rows: Tensor
+    tune: Tensor
+    settings: TrainSettings
+    optimiser: torch.optim.Optimizer
+    seed: int
+    device: torch.device
+    best_weights: dict[str, Tensor]
+    best: float = float("inf")
+    best_epoch: int = 0
+    stale: int = 0
+    bad: int = 0
+    factor: float = 1.0
+    losses: list[dict[str, float]] = field(default_factory=list)
+    finished: bool = False
+
+    def __post_init__(self) -> None:
+        self.rates = [group["lr"] for group in self.optimiser.param_groups]
+        self.order = torch_stream(self.seed, "batch")
+        self.noise = torch_stream(self.seed, "noise", device=self.device)
+        self.steps = max(1, -(-len(self.rows) // self.settings.batch_size))
+
+    def run(self, progress: Progress | None, checkpoint: Checkpoint | None) -> TrainLog:
+        """Train to the end, from the state in `checkpoint` if there is one."""
+        if checkpoint is not None:
+            self._resume(checkpoint)
+        saved = monotonic()
+        while not self.finished and len(self.losses) < self.settings.epochs:
+            try:
+                entry = self._epoch(len(self.losses))
+            except _DivergedError:
+                break
+            self._judge(entry)
+            if progress is not None:
+                progress(len(self.losses), self.settings.epochs, entry)
+            if len(self.tune) and self.settings.patience and self.stale >= self.settings.patience:
+                break
+            if checkpoint is not None and monotonic() - saved >= checkpoint.seconds:
+                self._save(checkpoint)
+                saved = monotonic()
+        if not self.finished:
+            self.network.load_state_dict(self.best_weights)
+            self.finished = True
+            if checkpoint is not None:
+                self._save(checkpoint)
+        self.network.eval()
+        return TrainLog(self.losses, self.best_epoch, self._warnings())
+
+    def _epoch(self, epoch: int) -> dict[str, float]:
+        """Every row once; gives what is logged."""
+        self.network.train()
+        total, learned = 0.0, 0
+        for step, batch in enumerate(self._batches()):
+            done = (epoch * self.steps + step) / (self.settings.epochs * self.steps)
+            value = self._step(batch, done)
+            if value is not None:
+                total, learned = total + value * len(batch), learned + len(batch)
+        entry = {"step": float((epoch + 1) * self.steps)}
+        if learned:
+            entry["train"] = total / learned
+        if len(self.tune) and np.isfinite(tuned := self._evaluate()):
+            entry["tune"] = tuned
+        return entry
+
+    def _batches(self) -> Iterable[Tensor]:
+        """The rows of an epoch's steps."""
+        if not self.settings.poisson:
+            shuffled = self.rows[torch.randperm(len(self.rows), generator=self.order)]
+            return shuffled.to(self.device).split(self.settings.batch_size)
+        drawn = (torch.rand(len(self.rows), generator=self.order) * self.steps < 1 for _ in range(self.steps))
+        return (self.rows[chosen].to(self.device) for chosen in drawn if bool(chosen.any()))
+
+    def _step(self, batch: Tensor, done: float) -> float | None:
+        """One step; gives the loss, or None if it or its gradient was not finite and the step was skipped."""
+        cosine = 0.5 * (1 + np.cos(np.pi * done)) if self.settings.cosine else 1.0
+        for group, rate in zip(self.optimiser.param_groups, self.rates, strict=True):
+            group["lr"] = rate * self.factor * cosine
+        value = self.loss(batch, self.noise, done).mean()
+        if torch.isfinite(value):
+            self.optimiser.zero_grad(set_to_none=True)
+            value.backward()
+            norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip)
+            if torch.isfinite(norm):
+                self.optimiser.step()
+                return float(value.detach())
+        self.bad += 1
+        self.factor /= 2
+        if self.bad > MOST_BAD_STEPS:
+            if not self.best_epoch:
                 raise TrainingError(
-                    f"The loss was not finite in {bad} steps, although the learning rate was halved each time.",
+                    f"The loss was not finite in {self.bad} steps, although the learning rate was halved each time.",
                     todo="Lower `learning_rate`, or look for columns with extreme numbers.",
                 )
-        entry = {"step": float((epoch + 1) * steps), "train": total / max(1, len(rows))}
-        if len(tune):
-            entry["tune"] = _evaluate(network, loss, tune, seed, device)
-            if epoch + 1 <= settings.settled * settings.epochs:
-                # The annealed loss is not the one that tuning rows are judged by: no epoch counts yet.
-                stale = 0
-            elif entry["tune"] < best - settings.least_gain * abs(best if np.isfinite(best) else 1.0):
-                best, stale, log.best_epoch = entry["tune"], 0, epoch + 1
-                best_state = copy.deepcopy(network.state_dict())
-            else:
-                stale += 1
-                if settings.plateau and stale % settings.plateau == 0:
-                    factor /= 2
-        log.losses.append(entry)
-        if progress is not None:
-            progress(epoch + 1, settings.epochs, entry)
-        if len(tune) and settings.patience and stale >= settings.patience:
-            break
-    if len(tune) and np.isfinite(best):
-        network.load_state_dict(best_state)
-    else:
-        log.best_epoch = len(log.losses)
-    if bad:
-        log.warnings.append(f"The loss was not finite in {bad} steps; the learning rate was halved each time.")
-    network.eval()
-    return log
+            raise _DivergedError
+        return None
+
+    def _judge(self, entry: dict[str, float]) -> None:
+        """Keep the weights if they are the best so far, and lower the learning rate where they no longer improve."""
+        self.losses.append(entry)
+        epoch, best = len(self.losses), self.best
+        # While the loss is annealed it is not the one that tuning rows are judged by: no epoch counts yet.
+        judged = len(self.tune) > 0 and epoch > self.settings.settled * self.settings.epochs
+        gain = self.settings.least_gain * abs(best if np.isfinite(best) else 1.0)
+        better = judged and entry.get("tune", np.inf) < best - gain
+        if better:
+            self.best = entry["tune"]
+        if "train" in entry and (better or not np.isfinite(self.best)):
+            # Until an epoch has been judged, the last one is the best.
+            self.best_weights, self.best_epoch = _copied(self.network), epoch
+        if better or not judged:
+            self.stale = 0
+            return
+        self.stale += 1
+        if self.settings.plateau and self.stale % self.settings.plateau == 0:
+            self.factor /= 2
+
+    def _evaluate(self) -> float:
+        """Mean loss over the tuning rows, with the same noise every time and everything annealed as at the end."""
+        self.network.eval()
+        noise = torch_stream(self.seed, "tune", device=self.device)
+        with torch.inference_mode():
+            total = sum(float(self.loss(part, noise, 1.0).sum()) for part in self.tune.split(8192))
+        return total / len(self.tune)
+
+    def _warnings(self) -> list[str]:
+        if self.bad > MOST_BAD_STEPS:
+            return [
+                f"The training was ended after epoch {len(self.losses)}: the loss was not finite in {self.bad} steps, "
+                f"although the learning rate was halved each time. The weights are those of epoch {self.best_epoch}."
+            ]
+        if self.bad:
+            return [f"The loss was not finite in {self.bad} steps; the learning rate was halved each time."]
+        return []
+
+    # ---- the state
+
+    def _save(self, checkpoint: Checkpoint) -> None:
+        tensors = {f"network/{k}": v for k, v in self.network.state_dict().items()}
+        tensors |= {f"best/{k}": v for k, v in self.best_weights.items()}
+        for number, moments in self.optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser/{number}/{k}": torch.as_tensor(v) for k, v in moments.items()}
+        # Layers draw their dropout from the global generator of their device.
+        tensors |= {"random/order": self.order.get_state(), "random/noise": self.noise.get_state()}
+        tensors["random/global"] = torch.random.get_rng_state()
+        if self.device.type == "cuda":
+            tensors["random/device"] = torch.cuda.get_rng_state(self.device)
+        checkpoint.save(tensors, {"progress": self._progress(), "work": self._work()})
+
+    def _progress(self) -> dict[str, Any]:
+        names = ("best", "best_epoch", "stale", "bad", "factor", "losses", "finished")
+        return {name: getattr(self, name) for name in names}
+
+    def _resume(self, checkpoint: Checkpoint) -> None:
+        """Take over the state of the same training, if it was saved."""
+        found = checkpoint.load()
+        if found is None or found[1]["work"] != self._work():
+            return
+        tensors, state = found
+        self.network.load_state_dict(_below(tensors, "network/"))
+        self.best_weights = {k: v.to(self.device) for k, v in _below(tensors, "best/").items()}
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in _below(tensors, "optimiser/").items():
+            number, _, moment = name.partition("/")
+            moments.setdefault(int(number), {})[moment] = tensor
+        self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": moments})
+        self.order.set_state(tensors["random/order"])
+        self.noise.set_state(tensors["random/noise"])
+        torch.random.set_rng_state(tensors["random/global"])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(tensors["random/device"], self.device)
+        for name, value in state["progress"].items():
+            setattr(self, name, value)
+
+    def _work(self) -> list[str]:
+        """What else decides the bytes: the rows, where and by what they are worked on."""
+        digest = blake2b(digest_size=16)
+        for rows in (self.rows, self.tune):
+            digest.update(rows.cpu().numpy().tobytes())
+            digest.update(b"|")
+        return [digest.hexdigest(), self.device.type, str(torch.__version__)]
 
 
-def _evaluate(network: nn.Module, loss: Loss, rows: Tensor, seed: int, device: torch.device) -> float:
-    """Mean loss over the tuning rows, with the same noise every time and everything annealed as at the end."""
-    network.eval()
-    noise = torch_stream(seed, "tune", device=device)
-    with torch.inference_mode():
-        total = sum(float(loss(part, noise, 1.0).sum()) for part in rows.split(8192))
-    return total / len(rows)
+def _copied(network: nn.Module) -> dict[str, Tensor]:
+    return {k: v.detach().clone() for k, v in network.state_dict().items()}
+
+
+def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

@@ -45,6 +45,7 @@ class Provenance:
         privacy: What the training spent, as the ledger has it.
         cohort_privacy: What all trainings of the cohort have spent, and its budget.
         software: CohortLoom's version.
+        tuned_by: Which tuning some of the settings came from; empty if none did.
     """
 
     generator: str
@@ -55,6 +56,7 @@ class Provenance:
     privacy: Mapping[str, Any]
     cohort_privacy: Mapping[str, Any]
     software: str
+    tuned_by: str = ""
 
 
 @dataclass(frozen=True)

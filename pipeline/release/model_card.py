@@ -65,13 +65,23 @@ def model_card(
         },
         "settings": dict(provenance.settings),
         "overrides": dict(provenance.overrides),
-        "tuning": "The settings above are those of the cohort's file; no search was made by this pipeline.",
+        "tuning": _search(provenance),
         "privacy": dict(provenance.privacy),
         "verdict": {"status": sanction.verdict.status, "seeds": sanction.verdict.seeds},
         "signatures": [{"role": s.role, "name": s.name, "at": s.at} for s in sanction.signatures],
         "licence": said.licence,
         "evidence": measured.to_dict(),
     }
+
+
+def _search(provenance: Provenance) -> str:
+    """How the settings were found."""
+    if not provenance.tuned_by:
+        return "The settings above are those of the cohort's file; no search was made by this pipeline."
+    return (
+        f"Some of the settings above were found by a search that looked at the tuning part of the training rows, and at "
+        f"no others ({provenance.tuned_by})."
+    )
 
 
 def model_card_json(card: Mapping[str, Any]) -> str:

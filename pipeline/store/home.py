@@ -68,6 +68,11 @@ class Home:
         return self.root / "cache"
 
     @property
+    def studies(self) -> Path:
+        """What tuning has tried so far: one SQLite file a study, made when the first one begins."""
+        return self.root / "studies"
+
+    @property
     def split_key(self) -> Path:
         """The secret that keys the split."""
         return self.root / "split.key"

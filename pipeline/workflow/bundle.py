@@ -95,6 +95,7 @@ def _provenance(found: Candidate, state: ReleaseState) -> Provenance:
         privacy=state.ledger.model,
         cohort_privacy=spent,
         software=installed("cohortloom"),
+        tuned_by=found.tuned_by,
     )
 
 

@@ -67,8 +67,14 @@ class Candidate:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the model was trained with: the cohort's settings of the generator, then the launchpad's."""
-        return {**(self.model.info.get("settings") or {}).get("generator", {}), **self.overrides}
+        """What the model was trained with: the cohort's settings of the generator, then tuned ones, then the launchpad's."""
+        tuned = self.model.info.get("tuned", {}).get("settings", {})
+        return {**(self.model.info.get("settings") or {}).get("generator", {}), **tuned, **self.overrides}
+
+    @property
+    def tuned_by(self) -> str:
+        """Label of the tuning that some of the settings came from; empty if none did."""
+        return str(self.model.info.get("tuned", {}).get("from", ""))
 
     @property
     def rows(self) -> int:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.generators.registry import generator_paths
 from pipeline.store.disk import write_over
+from pipeline.tuning.spaces import search_space
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -65,6 +66,8 @@ class Card:
         settings: Its settings, in order.
         presets: Names of its presets.
         publishable: May what it draws leave the house? False of controls that must fail privacy.
+        private: Can it train with differential privacy?
+        tunes: Names of the settings that a search varies; empty where there is nothing to tune.
         broken: Why its module cannot be imported; empty if it can.
     """
 
@@ -76,6 +79,8 @@ class Card:
     settings: tuple[Setting, ...] = ()
     presets: tuple[str, ...] = ("default",)
     publishable: bool = True
+    private: bool = False
+    tunes: tuple[str, ...] = ()
     broken: str = ""
 
     def to_dict(self) -> dict[str, Any]:
@@ -91,6 +96,7 @@ class Card:
                 **content,
                 "kinds": tuple(content["kinds"]),
                 "presets": tuple(content["presets"]),
+                "tunes": tuple(content["tunes"]),
                 "settings": settings,
             }
         )
@@ -165,6 +171,8 @@ def _describe(name: str, path: str) -> Card:
             settings=tuple(_settings(made)),
             presets=tuple(made.Config.presets),
             publishable=made.publishable,
+            private=made.private,
+            tunes=tuple(search_space(made)),
         )
     except Exception as error:  # another package's module may fail in any way; its text may hold anything
         return Card(name=name, broken=f"{type(error).__name__} while importing {path}")

@@ -91,7 +91,7 @@ def _permissions(home: Home) -> Iterator[Finding]:
     if home.root.stat().st_mode & OTHERS:
         what = f"Other users can read COHORTLOOM_HOME (mode {_mode(home.root):o}), which holds patient data."
         yield Finding("error", what, str(home.root), todo, lambda: _close({home.root: 0o700}))
-    inside = {**dict.fromkeys((*home.parts, home.spill, home.cache), 0o700), home.catalog: 0o600}
+    inside = {**dict.fromkeys((*home.parts, home.spill, home.cache, home.studies), 0o700), home.catalog: 0o600}
     exposed = {part: mode for part, mode in inside.items() if part.exists() and part.stat().st_mode & OTHERS}
     if exposed:
         names = ", ".join(part.name for part in exposed)

@@ -39,6 +39,7 @@ from pipeline.workflow.ledger import settle_open
 from pipeline.workflow.raw_rows import anybody_left, filter_raw
 from pipeline.workflow.released import ASSET as RELEASE
 from pipeline.workflow.released import find_issue, withdraw
+from pipeline.workflow.resuming import states_left
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -345,7 +346,8 @@ def _sweep_rest(lake: Lake, way: Way) -> None:
 
 def _left_outside(lake: Lake) -> list[Path]:
     spill = [p for name in ("spill-*", "events-*") for p in lake.home.spill.glob(name)]
-    return [*spill, *lake.home.root.glob(".tmp-catalog-*"), *lake.home.root.glob(f"{SNAPSHOT}*")]
+    halves = [*lake.home.root.glob(".tmp-catalog-*"), *states_left(lake.home)]
+    return [*spill, *halves, *lake.home.root.glob(f"{SNAPSHOT}*")]
 
 
 def _renew_catalog(lake: Lake, compute: Compute, way: Way) -> None:

@@ -22,6 +22,7 @@ from pipeline.store.version import Version
 from pipeline.workflow.delivery_report import ASSET as REPORT
 from pipeline.workflow.raw_rows import column_of, patients, person_rows
 from pipeline.workflow.released import ASSET as RELEASE
+from pipeline.workflow.resuming import states_left
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -80,7 +81,7 @@ class Holdings:
         elsewhere: Place to number of files in which the id stands (journal, reports, Dagster's folder). Nothing here
             can take it out of them: it is reported, and is no reason to begin or to fail.
         catalog: Does `catalog.duckdb` hold them?
-        half_made: Drafts of killed runs in the stores, half-copied deliveries, snapshots of backups: nobody can say
+        half_made: Drafts and states of killed runs, half-copied deliveries, snapshots of backups: nobody can say
             what they hold.
         unsearched: Tables without the person column, and files that no reader takes or nobody can look into.
         unread: Records of deliveries that nobody can read and that do not carry the id.
@@ -143,7 +144,7 @@ def search(lake: Lake, source: SourceSpec, book: CohortBook, person: Person) -> 
         for where in folders(store)
         for name in store.backend.list(where)
     )
-    found.half_made += sum(1 for _ in (lake.home.cache / "drafts").glob(f"{DRAFT}*"))
+    found.half_made += sum(1 for _ in (lake.home.cache / "drafts").glob(f"{DRAFT}*")) + len(states_left(lake.home))
     return found
 
 

@@ -32,6 +32,7 @@ from pipeline.workflow.standing import (
     sound,
     taken_in,
 )
+from pipeline.workflow.tuned import tuning_moved
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -345,6 +346,7 @@ class _Cells:
                 words.append("the cohort's file has changed since")
         elif "/" in asset:
             words.append(changed_since(version, cell.spec).rstrip("."))
+            words.append(tuning_moved(self.lake, cell, version) if asset.startswith("model/") else "")
         words.append(self.code.moved(asset, cell.cohort, cell.month))
         return "; ".join(word for word in words if word)
 

@@ -22,6 +22,7 @@ from pipeline.evaluation.protocol import (
 from pipeline.evaluation.results import draws_table, results_from_table, results_table
 from pipeline.release.gate import Claim, Verdict, judge, with_verdict
 from pipeline.store.hashing import canonical_json, sha256_json
+from pipeline.workflow.ledger import asked_privacy
 from pipeline.workflow.record import Record
 from pipeline.workflow.reports import CONTENT, REPORT, publish_reports
 from pipeline.workflow.settings import judging_settings, release_settings
@@ -231,7 +232,7 @@ def _runs_table(cell: Cell, rows: Rows, plan: EvaluationPlan, verdict: Verdict) 
 
 def claim_of(spec: CohortSpec, generator: str, features: Version) -> Claim | None:
     """What the trainings of a generator claim to spend at most; None where the cohort asks nothing of them."""
-    asked = spec.privacy.trainings.get(generator)
+    asked = asked_privacy(spec, generator, features)
     return None if asked is None else Claim(asked, int(features.info["counts"]["subjects/train"]))
 
 

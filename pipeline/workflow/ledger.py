@@ -15,6 +15,7 @@ from pipeline.privacy.composition import NOT_PRIVATE, Loss, compose, running
 from pipeline.privacy.ledger import Ledger, Reservation, Spend, Training
 from pipeline.store.hashing import sha256_file, sha256_json
 from pipeline.workflow.record import Record, words_of
+from pipeline.workflow.settings import learned_rules
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from pipeline.features.spec import CohortSpec
     from pipeline.generators.base import FitReport, Generator
     from pipeline.privacy.spec import PrivacySpec
     from pipeline.store.lake import Lake, Version
@@ -77,22 +79,42 @@ def training_of(
     """The training that the cell asks for, known by everything that decides which bytes come of it.
 
     Raises:
-        ConfigError: a setting of the generator is wrong, or the device is not there.
+        ConfigError: a setting of the generator is wrong, the device is not there, or delta is too weak for so few people.
     """
     from pipeline.generators.registry import generator_class
 
     kind = generator_class(generator)
     config = kind.Config.build({**cell.spec.generators[generator], **overrides})
+    terms = cell.spec.privacy.trainings.get(generator)
     return Training.of(
         generator=generator,
         month=cell.month,
         features=features.sha256,
-        settings=config.model_dump(mode="json"),
+        settings={**config.model_dump(mode="json"), **learned_rules(cell.spec)},
         seeds=cell.seeds(generator, "fit"),
-        privacy=cell.spec.privacy.trainings.get(generator),
+        privacy=asked_privacy(cell.spec, generator, features, overrides),
+        terms=None if terms is None else terms.model_dump(mode="json"),
         code_version=kind.code_version,
         engine=_engine(kind, compute),
     )
+
+
+def asked_privacy(
+    spec: CohortSpec, generator: str, features: Version, overrides: Mapping[str, Any] | None = None
+) -> PrivacySpec | None:
+    """What each training of a generator may cost, delta and a noise multiplier resolved; None if nothing is asked.
+
+    Raises:
+        ConfigError: delta is too weak for the number of training subjects, or the generator takes no noise multiplier.
+    """
+    from pipeline.generators.registry import generator_class
+
+    terms = spec.privacy.trainings.get(generator)
+    if terms is None:
+        return None
+    kind = generator_class(generator)
+    model = kind(kind.Config.build({**spec.generators[generator], **(overrides or {})}))
+    return model.planned_privacy(terms, int(features.info["counts"]["subjects/train"]))
 
 
 def _engine(kind: type[Generator], compute: Compute) -> dict[str, str]:

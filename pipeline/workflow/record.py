@@ -54,14 +54,6 @@ class Record:
 OK = Record("ok")
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Did the machine run out of memory? That is a failure of the run, not a property of the generator."""
-    if isinstance(error, MemoryError) or type(error).__name__ in ("OutOfMemoryError", "OutOfMemoryException"):
-        return True
-    # PyTorch has a class of its own for the GPU only.
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
-
-
 def words_of(error: BaseException, *, hide: Mapping[str, str] | None = None) -> str:
     """What may be told of an error: our own errors' sentence, else the class and the innermost place in our code.
 

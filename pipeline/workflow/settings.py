@@ -10,6 +10,8 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pipeline.features.constraint_spec import plain_rules, reexpressible
+
 if TYPE_CHECKING:
     from pipeline.features.spec import CohortSpec
     from pipeline.store.lake import Lake, Version
@@ -30,16 +32,36 @@ def model_settings(spec: CohortSpec, generator: str) -> dict[str, Any] | None:
         return None
     asked = spec.privacy.trainings.get(generator)
     privacy = {} if asked is None else {"privacy": asked.model_dump(mode="json")}
-    return _plain(
-        {"generator": spec.generators[generator], "replicates": spec.replicates, "seed": spec.seed, **privacy}
+    tuning = spec.tuning.get(generator)
+    tuned = (
+        {} if tuning is None or not tuning.used else {"tuning": {"settings_from": tuning.settings_from or spec.name}}
     )
+    return _plain(
+        {
+            "generator": spec.generators[generator],
+            "replicates": spec.replicates,
+            "seed": spec.seed,
+            **privacy,
+            **tuned,
+            **learned_rules(spec),
+        }
+    )
+
+
+def learned_rules(spec: CohortSpec) -> dict[str, Any]:
+    """The rules that decide what is learned, as `{"constraints": [...]}`; nothing where there are none.
+
+    Others only decide which rows are drawn again.
+    """
+    rules = plain_rules([rule for rule in spec.constraints if reexpressible(rule)])
+    return {"constraints": rules} if rules else {}
 
 
 def drawing_settings(spec: CohortSpec, generator: str) -> dict[str, Any] | None:
     """What drawing the synthetic rows depends on, beside the model."""
     if generator not in spec.generators:
         return None
-    return _plain({"constraints": [c.model_dump(mode="json") for c in spec.constraints], "seed": spec.seed})
+    return _plain({"constraints": plain_rules(spec.constraints), "seed": spec.seed})
 
 
 def judging_settings(spec: CohortSpec, generator: str | None) -> dict[str, Any] | None:

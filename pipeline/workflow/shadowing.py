@@ -7,19 +7,23 @@ the access to the holdout to the journal. The attack is in `pipeline/evaluation/
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ConfigError, NotFoundError, nearest
 from pipeline.evaluation.context import Parts
 from pipeline.evaluation.privacy.shadow import shadow_attack
 from pipeline.evaluation.results import stored_fields
-from pipeline.generators.constraints import sample_constrained
+from pipeline.features.split import load_key
+from pipeline.generators.constraints.redraw import sample_constrained
 from pipeline.generators.registry import generator_class
+from pipeline.generators.replicates import under_rules
 from pipeline.generators.seeds import derive_seed
+from pipeline.privacy.secrets import training_key
 from pipeline.store.hashing import canonical_json
 from pipeline.workflow.judging import HOLDOUT_ACCESS, plan_of
 from pipeline.workflow.record import Record
 from pipeline.workflow.training import CANDIDATE, read_whole, synthetic_replicates
+from pipeline.workflow.tuned import tuned_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,14 +76,20 @@ def shadow_step(
         )
     features = lake.tables.resolve("features", cell.partition)
     kind = generator_class(generator)
-    config = kind.Config.build(cell.spec.generators[generator])
+    tuned = tuned_settings(lake, cell, generator)
+    config = kind.Config.build({**cell.spec.generators[generator], **tuned.settings})
     privacy = cell.spec.privacy.trainings.get(generator)
     parts = Parts.of(read_whole(lake, features))
     n = parts.train.n_rows
+    # Its own noise, never that of a model that is kept.
+    identity = f"shadow/{features.sha256}/{generator}"
+    known: dict[str, Any] = {}
+    if privacy is not None:
+        known["noise_key"] = training_key(load_key(lake.home), identity)
 
     def make_rows(training: Cohort, seed: int) -> Cohort:
-        model = kind(config)
-        model.fit(training, seed=seed, device=compute.device, privacy=privacy)
+        model = under_rules(kind(config), cell.spec.constraints, cell.spec.generators[generator])
+        model.fit(training, seed=seed, device=compute.device, privacy=privacy, **known)
         return sample_constrained(model, n, derive_seed(seed, "sample"), cell.spec.constraints)[0]
 
     synthetic = _candidate(lake, cell, generator, features)

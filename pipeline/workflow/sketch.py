@@ -1,4 +1,4 @@
-"""Small line charts as SVG text, for places where no plotting library may be loaded: metadata in the event log.
+"""Small charts as SVG text, for places where no plotting library may be loaded: metadata in the event log.
 
 The pictures of reports are made by `evaluation/report/`.
 """
@@ -16,6 +16,7 @@ WIDTH, HEIGHT = 560, 220
 LEFT, RIGHT, TOP, BOTTOM = 56, 12, 26, 30
 COLOURS = ("#3b6fb6", "#c2571a", "#3a8f5c", "#8455a8", "#8a6d3b", "#5f6b7a")
 MAX_POINTS = 200
+BAR_LEFT, MOST_BARS = 150, 12
 
 
 def line_chart(series: Mapping[str, Sequence[tuple[float, float]]], *, title: str, x: str = "step") -> str:
@@ -39,6 +40,23 @@ def line_chart(series: Mapping[str, Sequence[tuple[float, float]]], *, title: st
             f'<polyline fill="none" stroke="{colour}" stroke-width="1.5" points="{" ".join(map(at, points))}"/>'
         )
         parts.append(_text(LEFT + 8 + 110 * (i % 4), TOP + 12 + 14 * (i // 4), name, colour=colour))
+    return _frame(title, parts)
+
+
+def bar_chart(shares: Mapping[str, float], *, title: str) -> str:
+    """One horizontal bar a name, in the order given, at most twelve; each as long as its share of the largest."""
+    shown = dict(list(shares.items())[:MOST_BARS])
+    if not shown:
+        return _frame(title, [_text(WIDTH / 2, HEIGHT / 2, "nothing", anchor="middle")])
+    longest, step = max(shown.values()) or 1.0, (HEIGHT - TOP - RIGHT) / max(len(shown), 6)
+    parts = []
+    for i, (name, share) in enumerate(shown.items()):
+        top, width = TOP + i * step, max(share, 0.0) / longest * (WIDTH - BAR_LEFT - LEFT)
+        parts.append(
+            f'<rect x="{BAR_LEFT}" y="{top + 2:.1f}" width="{width:.1f}" height="{step - 4:.1f}" fill="{COLOURS[0]}"/>'
+        )
+        parts.append(_text(BAR_LEFT - 6, top + step / 2 + 4, name, anchor="end"))
+        parts.append(_text(BAR_LEFT + width + 6, top + step / 2 + 4, f"{share:.2f}"))
     return _frame(title, parts)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from pipeline.errors import StoreError
 from pipeline.features.schema import TableSchema
+from pipeline.features.schema_union import told_anew
 from pipeline.features.stored import read_beside
 from pipeline.features.tables import read_schema
 from pipeline.workflow.record import Record
@@ -49,7 +50,7 @@ def structure_of(lake: Lake, version: Version, *, like: TableSchema | None = Non
     Args:
         lake: Where it lies.
         version: What to look at.
-        like: The schema that it must have exactly; default its own.
+        like: The schema that it must have exactly, but for what a private training told anew; default its own.
     """
     import pyarrow.parquet as pq
 
@@ -65,7 +66,7 @@ def structure_of(lake: Lake, version: Version, *, like: TableSchema | None = Non
     fault = (
         "" if pq.read_schema(folder / stored.file).equals(own.arrow()) else "the stored columns are not its schema's"
     )
-    if like is not None and not fault and own != like:
+    if like is not None and not fault and own != like and not told_anew(own, like):
         changed = [c.name for c in like.columns if c.name not in own.names or own.column(c.name) != c]
         fault = f"the schema differs from that of the features ({len(changed)} columns, or order or blocks)"
     beside = read_beside(folder).num_rows

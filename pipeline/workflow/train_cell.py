@@ -119,7 +119,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"error: {error}\n")
         return 1
     except Exception as error:
-        from pipeline.workflow.record import out_of_memory, words_of
+        from pipeline.generators.memory import out_of_memory
+        from pipeline.workflow.record import words_of
 
         # The text of an unexpected error may quote a patient's values.
         words = "Out of memory" if out_of_memory(error) else "Unexpected"

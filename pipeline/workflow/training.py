@@ -13,20 +13,29 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from pipeline.errors import ConfigError, StoreError
+from pipeline.errors import StoreError
 from pipeline.features.cohort import Cohort
+from pipeline.features.schema_union import united
+from pipeline.features.split import load_key
 from pipeline.features.stored import read_features, write_cohort
+from pipeline.generators.memory import out_of_memory
+from pipeline.generators.replicates import PREFIX
+from pipeline.privacy.secrets import training_key
 from pipeline.store.disk import full_disk
 from pipeline.store.hashing import canonical_json
 from pipeline.workflow.ledger import REPLICATES, entered, model_hash, privacy_info, spent_of, training_of
-from pipeline.workflow.record import OK, Record, out_of_memory
+from pipeline.workflow.portraits import PORTRAITS, write_portraits
+from pipeline.workflow.record import OK, Record
+from pipeline.workflow.resuming import kept_state
 from pipeline.workflow.settings import drawing_settings, model_settings
+from pipeline.workflow.tuned import tuned_settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from pipeline.generators.base import FitReport, Progress
+    from pipeline.privacy.ledger import Training
     from pipeline.store.lake import Lake, Version
     from pipeline.workflow.cell import Cell
     from pipeline.workflow.compute import Compute
@@ -85,8 +94,10 @@ def fit_step(
 ) -> Made:
     """Train the replicates of a generator on the cell's training rows into `model/<generator>`.
 
-    Files: `replicates/replicate-<k>/` (the models), `fit.json` (what the trainings reported, without times). What it
-    costs is held in the privacy ledger before the first gradient, and settled after the model is stored.
+    Files: `replicates/replicate-<k>/` (the models), `fit.json` (what the trainings reported, without times),
+    `portraits/` (what the candidate shows of itself, where the generator has such). What it
+    costs is held in the privacy ledger before the first gradient, and settled after the model is stored. One that was
+    killed goes on where it was.
 
     Raises:
         NotFoundError: the cell has no features.
@@ -101,13 +112,22 @@ def fit_step(
     if settings is None:
         record = Record("not_enabled", f"'{cell.cohort}' does not enable '{generator}'.")
         return _status(lake.models.draft(asset, cell.partition), record, info, inputs, run_id)
+    record, tuned = attempted(lake, lambda: tuned_settings(lake, cell, generator))
+    if tuned is None:
+        return _status(lake.models.draft(asset, cell.partition), record, info, inputs, run_id)
+    inputs, info, applied = inputs | tuned.inputs, info | tuned.info, {**tuned.settings, **given}
     train = read_whole(lake, features).part("train")
 
     def train_all() -> Made:
-        training = training_of(cell, generator, features, given, compute)
-        with entered(lake, cell, training) as held, lake.models.draft(asset, cell.partition) as draft:
+        training = training_of(cell, generator, features, applied, compute)
+        with (
+            entered(lake, cell, training) as held,
+            kept_state(lake.home, training) as state,
+            lake.models.draft(asset, cell.partition) as draft,
+        ):
             folder = draft.folder(REPLICATES)
-            reports = _fit(cell, generator, given, train, folder, compute, progress)
+            reports = fit_cell(lake, cell, training, train, folder, compute, applied, progress=progress, state=state)
+            write_portraits(folder / f"{PREFIX}{CANDIDATE}", draft.folder(PORTRAITS))
             model, spent = model_hash(folder), spent_of(training, reports)
             held.confirm(model, spent)
             draft.file("fit.json").write_text(canonical_json([_facts(r) for r in reports]) + "\n", encoding="utf-8")
@@ -120,26 +140,46 @@ def fit_step(
     return made or _status(lake.models.draft(asset, cell.partition), record, info, inputs, run_id)
 
 
-def _fit(
+def fit_cell(
+    lake: Lake,
     cell: Cell,
-    generator: str,
-    overrides: Mapping[str, Any],
+    training: Training,
     train: Cohort,
     folder: Path,
     compute: Compute,
-    progress: Progress | None,
+    settings: Mapping[str, Any],
+    *,
+    progress: Progress | None = None,
+    state: Path | None = None,
 ) -> list[FitReport]:
+    """Train the replicates that a training entered in the ledger is about, into a folder.
+
+    Args:
+        lake: Where the house's key lies, from which the noise of a private training comes.
+        cell: Cohort and month; its seeds, rules and what it asks of privacy.
+        training: As it was entered.
+        train: The training rows.
+        folder: Where the replicates go; must exist.
+        compute: Device.
+        settings: Over those of the cohort's file.
+        progress: Called with (steps done, steps in all, losses).
+        state: Where a training that may be killed keeps its state.
+    """
     from pipeline.generators.replicates import fit_replicates
 
+    key = training_key(load_key(lake.home), training.identity) if training.asked.finite else None
     return fit_replicates(
-        generator,
-        {**cell.spec.generators[generator], **overrides},
+        training.generator,
+        {**cell.spec.generators[training.generator], **settings},
         train,
-        seeds=cell.seeds(generator, "fit"),
+        seeds=cell.seeds(training.generator, "fit"),
         folder=folder,
         device=compute.device,
-        privacy=cell.spec.privacy.trainings.get(generator),
+        privacy=cell.spec.privacy.trainings.get(training.generator),
         progress=progress,
+        checkpoint=state,
+        noise_key=key,
+        constraints=cell.spec.constraints,
     )
 
 
@@ -199,19 +239,18 @@ def read_whole(lake: Lake, version: Version) -> Cohort:
 
 
 def together(cohorts: Sequence[Cohort]) -> Cohort:
-    """Cohorts of one schema, one after the other.
+    """Cohorts of one table, one after the other; replicates of a private training may differ in what they found.
 
     Raises:
-        ConfigError: there is none, or their schemas differ.
+        ConfigError: there is none, or they are not of one table.
     """
     import pyarrow as pa
     from scipy.sparse import vstack
 
-    if not cohorts or any(c.schema != cohorts[0].schema for c in cohorts):
-        raise ConfigError("The replicates do not share one schema.")
+    schema = united([c.schema for c in cohorts])
     return Cohort(
-        table=pa.concat_tables([c.table for c in cohorts]),
-        schema=cohorts[0].schema,
+        table=pa.concat_tables([c.table.cast(schema.arrow()) for c in cohorts]),
+        schema=schema,
         subject=np.concatenate([c.subject for c in cohorts]),
         blocks={name: vstack([c.blocks[name] for c in cohorts], format="csr") for name in cohorts[0].blocks},
     )

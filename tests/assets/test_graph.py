@@ -14,6 +14,7 @@ import pytest
 from assets.definitions import build_defs, generators_in_use
 from assets.guard import GUARDED
 from pipeline.features.spec import load_book
+from pipeline.workflow.cards import cards
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("torch", "duckdb", "pandas", "pyarrow", "sklearn", "numpy", "scipy", "plotly", "dagster_pandas")
@@ -158,7 +159,10 @@ def test_the_graph_is_the_house(assets: list[dg.AssetsDefinition]) -> None:
             + [f"{stage}/{g}" for stage in ("evaluation", "synthetic") for g in names]
         ),
         "inventory": [],
+        **{f"tuning/{g}": ["features"] for g, card in cards(names).items() if card.tunes},
+        **{f"sweep/{g}": ["features", "references"] for g, card in cards(names).items() if card.private},
     }
+    assert {"tuning/gaussian_copula", "tuning/vae", "sweep/independent", "sweep/vae"} <= set(expected)
     for g in names:
         expected |= {
             f"model/{g}": ["features"],
@@ -175,7 +179,16 @@ def test_every_check_has_partitions_and_only_structure_blocks(defs: dg.Definitio
     unpartitioned = {s.key.to_user_string() for s in specs if s.partitions_def is None}
     assert unpartitioned == {"inventory:no_failed_partitions", "inventory:nothing_stale"}  # of an unpartitioned asset
     blocking = {s.name for s in specs if s.blocking}
-    assert blocking == {"balanced", "validation", "cohort_file", "schema", "row_count", "intact", "frame"}
+    assert blocking == {
+        "balanced",
+        "validation",
+        "cohort_file",
+        "schema",
+        "row_count",
+        "intact",
+        "frame",
+        "constraints_hold",
+    }
     assert {"verdict", "generated", "settings_current", "complete", "quarantine_rate", "gate", "signed"} <= {
         s.name for s in specs
     }

@@ -42,7 +42,7 @@ def test_bernoulli_bias_draws_the_margins() -> None:
 def test_numeric_loss_and_draws(student: bool) -> None:
     head = NumericHead(1, student=student)
     with torch.no_grad():
-        head.log_scale.fill_(np.log(0.5))
+        head.log_scale.value.fill_(np.log(0.5))
     x = torch.linspace(-3, 3, 11).unsqueeze(1)
     loss = head.loss(torch.zeros_like(x), x, torch.ones_like(x)).detach().numpy()
     nu = 2 + np.log1p(np.exp(5.0))
@@ -56,7 +56,7 @@ def test_numeric_loss_and_draws(student: bool) -> None:
 def test_count_loss_is_the_zero_inflated_negative_binomial() -> None:
     head = CountHead(1)
     with torch.no_grad():
-        head.log_r.fill_(np.log(3.0))
+        head.log_r.value.fill_(np.log(3.0))
     extra, raw = 0.3, 0.8
     m, pi = np.log1p(np.exp(raw)) + 1e-6, 1 / (1 + np.exp(-extra))
     counts = torch.arange(6.0).unsqueeze(1)

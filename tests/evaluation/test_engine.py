@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +13,7 @@ from sklearn.metrics.pairwise import cosine_distances
 from toy_people import coded, people
 
 from pipeline.evaluation import distances, neighbours
-from pipeline.evaluation.distances import CityPoints, Counts, Points, counts_of
+from pipeline.evaluation.distances import CityPoints, Counts, EuclidPoints, Points, counts_of
 from pipeline.evaluation.encoding import MetricEncoder
 from pipeline.evaluation.neighbours import cosine_nearest, knn
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from pipeline.evaluation.distances import Rows
 
 NEAR = 6
+
+
+KINDS = ["numbers", "ties", "codes", "mixed", "gower1", "gower1 with levels", "euclid", "cosine"]
 
 
 def _sparse(rng: np.random.Generator, n: int, codes: int = 40, share: float = 0.06) -> csr_matrix:
@@ -40,6 +44,12 @@ def _rows(kind: str, n: int, seed: int) -> Rows:
         return Points(coarse, 4, (_sparse(rng, n), _sparse(rng, n, 15, 0.5)))
     if kind == "gower1":
         return CityPoints(np.hstack([coarse, rng.integers(-1, 4, (n, 2)).astype(np.float32)]), 6, (_sparse(rng, n),))
+    if kind == "gower1 with levels":
+        levels = rng.integers(-2, 4, (n, 2)).astype(np.float32)
+        gaps = np.where(rng.random((n, 1)) < 0.2, np.float32(2), rng.random((n, 1)).astype(np.float32))
+        return CityPoints(np.hstack([levels, coarse, gaps]), 7, (_sparse(rng, n),), (4, 4, 0, 0, 0, 0, 0))
+    if kind == "euclid":
+        return EuclidPoints(coarse, 1, (_sparse(rng, n), _sparse(rng, n, 15, 0.5)))
     assert kind == "cosine"
     return counts_of([_sparse(rng, n).multiply(rng.integers(1, 4, (n, 40))).tocsr()])
 
@@ -53,7 +63,7 @@ def _brute(query: Rows, reference: Rows, k: int, own: np.ndarray | None) -> tupl
     return query.length(np.take_along_axis(far, order, axis=1)), order
 
 
-@pytest.mark.parametrize("kind", ["numbers", "ties", "codes", "mixed", "gower1", "cosine"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_nearest_rows_are_those_of_a_full_sort_whatever_the_blocks(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     query, reference = _rows(kind, 60, 1), _rows(kind, 120, 2)
     own = np.where(np.arange(60) % 3 > 0, np.arange(60) + 20, -1)
@@ -68,13 +78,26 @@ def test_nearest_rows_are_those_of_a_full_sort_whatever_the_blocks(kind: str, mo
             np.testing.assert_array_equal(got.index, index)
 
 
-@pytest.mark.parametrize("kind", ["numbers", "ties", "codes", "mixed", "gower1", "cosine"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_fast_distances_lie_within_their_slack_of_the_exact_ones(kind: str) -> None:
     query, reference = _rows(kind, 90, 3), _rows(kind, 80, 4)
     fast = query.against(reference.loaded("cpu"), "cpu").numpy()
     exact = query.exact(reference, np.repeat(np.arange(90), 80), np.tile(np.arange(80), 90)).reshape(90, 80)
     assert fast.dtype == np.float32
     assert np.abs(fast - exact).max() <= query.slack(reference)
+
+
+def test_levels_told_by_one_product_are_as_far_apart_as_cut_differences() -> None:
+    """The distances of nominal columns do not depend on how they are found; nor does the plain one on the blocks."""
+    query, reference = (_rows("gower1 with levels", n, n) for n in (70, 50))
+    plain = [replace(r, levels=()) for r in (query, reference)]
+    fast = query.against(reference.loaded("cpu"), "cpu").numpy()
+    np.testing.assert_allclose(fast, plain[0].against(plain[1].loaded("cpu"), "cpu").numpy(), atol=1e-6)
+    a, b = (_rows("euclid", n, n) for n in (70, 50))
+    wide = [Points(np.hstack([r.dense, *(p.toarray() for p in r.presence)]), 1) for r in (a, b)]
+    found, wanted = knn(a, b, 3), knn(*wide, 3)
+    np.testing.assert_array_equal(found.index, wanted.index)
+    np.testing.assert_allclose(found.distance, wanted.distance, rtol=1e-12)
 
 
 def test_rows_that_rounding_cannot_tell_apart_are_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,7 +244,7 @@ def test_the_device_is_handed_to_the_search(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.skipif("not __import__('torch').cuda.is_available()")
-@pytest.mark.parametrize("kind", ["numbers", "ties", "codes", "mixed", "gower1", "cosine"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_gpu_gives_the_same_bytes(kind: str) -> None:
     query, reference = _rows(kind, 150, 1), _rows(kind, 210, 2)
     here, there = knn(query, reference, NEAR), knn(query, reference, NEAR, device="cuda")

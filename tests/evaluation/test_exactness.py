@@ -14,6 +14,7 @@ from pipeline.evaluation.fidelity.correlation import correlations
 from pipeline.evaluation.fidelity.detection import FOLDS, assign_folds
 from pipeline.evaluation.fidelity.marginal import jensen_shannon, ks_distance
 from pipeline.evaluation.intervals import (
+    CHUNK,
     auc,
     clopper_pearson,
     delong,
@@ -22,8 +23,10 @@ from pipeline.evaluation.intervals import (
     subject_weights,
     tpr_at_fpr,
     weighted_auc,
+    weighted_sums,
 )
 from pipeline.evaluation.neighbours import knn
+from pipeline.evaluation.privacy.distances import LOW, weighted_quantile
 
 
 def test_jensen_shannon_by_hand() -> None:
@@ -80,6 +83,18 @@ def test_subjects_are_drawn_whole() -> None:
     assert (weights[:, 0] == weights[:, 1]).all()
     assert (weights[:, 3] == weights[:, 5]).all()
     assert weights.std() > 0
+
+
+def test_weighted_figures_do_not_depend_on_how_many_draws_are_held_at_once() -> None:
+    rng = np.random.default_rng(2)
+    weights = subject_weights(np.arange(40), 2 * CHUNK + 7, rng)
+    values = rng.normal(size=80).round(1)
+    np.testing.assert_allclose(weighted_sums(weights, values[:40]), weights.astype(float) @ values[:40], atol=1e-12)
+    order = np.argsort(values, kind="stable")
+    found = weighted_quantile(values, weights)
+    for draw in (0, CHUNK, 2 * CHUNK + 6):
+        repeated = np.repeat(values[order], np.tile(weights[draw], 2)[order].astype(int))
+        assert found[draw] == np.quantile(repeated, LOW, method="inverted_cdf")
 
 
 def test_rates_at_one_percent() -> None:

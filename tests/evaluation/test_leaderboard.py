@@ -5,9 +5,19 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import numpy as np
+import pytest
+
 from pipeline.evaluation.leaderboard import COLUMNS, Entry, cells, leaderboard, to_markdown
 from pipeline.evaluation.registry import find_metric
-from pipeline.evaluation.report.leaderboard_page import leaderboard_html
+from pipeline.evaluation.report.leaderboard_page import (
+    LEFT,
+    LETTER,
+    WIDTH,
+    label_places,
+    leaderboard_html,
+    round_ticks,
+)
 from pipeline.evaluation.results import MetricResult
 from pipeline.release.gate import Verdict
 
@@ -103,3 +113,25 @@ def test_the_page_stands_alone_and_has_every_row() -> None:
 def test_the_page_without_figures() -> None:
     page = leaderboard_html(leaderboard({"crashed": ENTRIES["crashed"]}, {}), title="x")
     assert "No generator has both figures." in page
+
+
+def test_labels_keep_off_one_another_and_inside_the_picture() -> None:
+    texts = ["gaussian_copula", "fresh real rows", "columns shuffled", "independent", "training rows copied", "x"]
+    points = [(300.0, 100.0), (303.0, 104.0), (310.0, 98.0), (120.0, 320.0), (612.0, 60.0), (70.0, 20.0)]
+    boxes = []
+    for (x, y, anchor), text in zip(label_places(points, texts), texts, strict=True):
+        left = x if anchor == "start" else x - LETTER * len(text)
+        boxes.append((left, y - 11, left + LETTER * len(text), y + 3))
+    assert all(box[0] >= LEFT and box[2] <= WIDTH and box[1] >= 0 for box in boxes)
+    for i, a in enumerate(boxes):
+        for b in boxes[i + 1 :]:
+            assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
+
+
+@pytest.mark.parametrize(("low", "high"), [(-2.08, 1.84), (0.467, 0.791), (0.4999, 0.5021), (12.0, 4_300.0)])
+def test_ticks_are_round(low: float, high: float) -> None:
+    ticks = round_ticks(low, high)
+    assert 3 <= len(ticks) <= 8
+    assert all(low <= t <= high for t in ticks)
+    assert np.allclose(np.diff(ticks), ticks[1] - ticks[0])
+    assert all(len(f"{t:g}".strip("-0.").replace(".", "")) <= 5 for t in ticks)

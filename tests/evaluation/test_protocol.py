@@ -76,6 +76,18 @@ def test_the_same_inputs_give_the_same_results(small: Parts) -> None:
     assert first.details == again.details
 
 
+def test_real_sides_used_before_give_the_same_results(small: Parts) -> None:
+    """What the reference rows have left in them is what a generator's own evaluation would have made."""
+    plan = EvaluationPlan((TASK,), profile="quick")
+    metrics = ["fid.joint.energy", "util.tstr_auroc", "priv.dcr_q05", "priv.mia.nn_auc", "priv.aia.excess"]
+    cohort, used = people(300, 31), RealSides(small, plan)
+    evaluate_references(small, plan, metrics=metrics, sides=used)
+    found = run_evaluation(small, [cohort], plan, metrics=metrics, sides=used)
+    alone = run_evaluation(small, [cohort], plan, metrics=metrics)
+    assert found.results == alone.results
+    assert found.details == alone.details
+
+
 def _shuffled_rows(cohort: Cohort, seed: int) -> Cohort:
     return cohort.take(np.random.default_rng(seed).permutation(cohort.n_rows))
 

@@ -367,6 +367,33 @@ def test_the_first_sentence_names_the_broken_rules() -> None:
     assert verdict_words(None)[0] == ""
 
 
+def test_what_was_released_in_spite_of_the_gate_is_headed_so() -> None:
+    from pipeline.evaluation.report.verdict import gate_groups, verdict_words, waiver_rows
+    from pipeline.release.gate import Verdict
+    from pipeline.release.rules.held import Rule
+
+    rules = [
+        Rule(name, group, 0.1, 0.2, None, status, None, f"{name} in words.")
+        for name, group, status in (
+            ("auc", "privacy", "underpowered"), ("jsd", "fidelity", "fail"), ("gap", "fairness", "pass"),
+        )
+    ]  # fmt: skip
+    waivers = [
+        Waiver("privacy_officer", "Ada", "2026-11-01T00:00:00Z", "a small ward", rule=name, until="2031-05-06")
+        for name in ("auc", "jsd")
+    ]
+    verdict = Verdict("fail", rules)
+    state, name, sentence = verdict_words(verdict, waivers)
+    assert (state, name) == ("waived", "Released with 2 rules waived")
+    assert "Ada waived that" in sentence
+    assert sentence.endswith("Waived: auc in words; jsd in words.")
+    assert [g["state"] for g in gate_groups(verdict, waivers)] == ["waived", "waived", "pass"]
+    assert waiver_rows(waivers, verdict)[0]["found"] == "auc in words."
+    # One that is not waived decides as ever.
+    assert verdict_words(verdict, waivers[:1])[0] == "fail"
+    assert [g["state"] for g in gate_groups(verdict, waivers[:1])] == ["waived", "fail", "pass"]
+
+
 def test_no_count_of_few_real_people_leaves_the_house() -> None:
     from pipeline.evaluation.report.figures.cohort import split
     from pipeline.evaluation.report.public import few_masked, public_facts

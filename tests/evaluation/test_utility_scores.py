@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
 from scipy.stats import kendalltau
 from sklearn import metrics
 from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
+from toy_people import TASK
 
 from pipeline.evaluation.intervals import subject_weights
 from pipeline.evaluation.literal.utility import percentile_interval
+from pipeline.evaluation.utility import features
 from pipeline.evaluation.utility.agreement import agreement, tau_b
 from pipeline.evaluation.utility.curves import calibration, precision_recall
 from pipeline.evaluation.utility.dimension_wise import PENALTY, leave_one_out
-from pipeline.evaluation.utility.features import rank_biased_overlap, top_overlap
+from pipeline.evaluation.utility.features import importance, rank_biased_overlap, top_overlap
+from pipeline.evaluation.utility.learners import TrainingRows, fit_learner
 from pipeline.evaluation.utility.regimes import best_f1_threshold, subject_folds
 from pipeline.evaluation.utility.scoring import at_threshold, average_precision, of_probabilities
+
+if TYPE_CHECKING:
+    from pipeline.evaluation.context import RealSides
 
 RNG = np.random.default_rng(11)
 TRUTH = RNG.random(700) < 0.2
@@ -147,6 +155,25 @@ def test_overlaps_of_features_by_hand() -> None:
     assert top_overlap(np.arange(60.0), -np.arange(60.0)) == 0
     shifted = np.roll(np.arange(100.0), 5)
     assert top_overlap(np.arange(100.0), shifted) == pytest.approx(20 / 25)
+
+
+def test_features_shuffled_together_weigh_what_each_weighs_alone(
+    sides: RealSides, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    truth = sides.holdout.codes[TASK.label] == 1
+    rows = np.arange(len(truth))
+    learner = fit_learner("hgb", [TrainingRows(sides.holdout, rows, truth)], (TASK.label,), 0)
+    together = importance(learner, sides.holdout, rows, truth, 3)
+    monkeypatch.setattr(features, "SCORED_AT_ONCE", 1)
+    assert importance(learner, sides.holdout, rows, truth, 3) == together
+    seen, rng, alone = learner.matrix(sides.holdout, rows), np.random.default_rng(3), []
+    for j in range(seen.shape[1]):
+        moved = seen.copy()
+        moved[:, j] = rng.permutation(seen[:, j])
+        alone.append(metrics.roc_auc_score(truth, learner.scores_of(moved)))
+    whole = metrics.roc_auc_score(truth, learner.scores_of(seen))
+    assert list(together.values()) == pytest.approx(whole - np.array(alone), abs=1e-9)
+    assert max(together.values()) > 0.05
 
 
 def test_one_inversion_gives_every_regression_on_the_others() -> None:

@@ -10,7 +10,7 @@ import pytest
 from generator_tables import mixed_cohort
 
 from pipeline.errors import ConfigError, NotFoundError, UnsupportedError
-from pipeline.features.spec import ConstraintSpec
+from pipeline.features.constraint_spec import Comparison
 from pipeline.generators.constraints import sample_constrained, violations
 from pipeline.generators.gaussian_copula import GaussianCopula
 from pipeline.generators.independent import Independent
@@ -29,10 +29,10 @@ def model() -> Independent:
 
 def test_violating_rows_are_redrawn_and_counted(model: Independent) -> None:
     rules = [
-        ConstraintSpec(left="visits", op="<=", right=3),
-        ConstraintSpec(left="glucose", op="<", right="age"),
-        ConstraintSpec(left="stage", op=">=", right=2),
-        ConstraintSpec(left="died", op="==", right=0),
+        Comparison(left="visits", op="<=", right=3),
+        Comparison(left="glucose", op="<", right="age"),
+        Comparison(left="stage", op=">=", right=2),
+        Comparison(left="died", op="==", right=0),
     ]
     plain = model.sample(500, seed=3)
     drawn, counts = sample_constrained(model, 500, 3, rules)
@@ -49,25 +49,25 @@ def test_violating_rows_are_redrawn_and_counted(model: Independent) -> None:
 
 def test_rules_and_conditions_together(model: Independent) -> None:
     wanted = pd.DataFrame({"group": ["a", "b"] * 100})
-    drawn, _ = sample_constrained(model, 200, 1, [ConstraintSpec(left="visits", op=">", right=0)], conditions=wanted)
+    drawn, _ = sample_constrained(model, 200, 1, [Comparison(left="visits", op=">", right=0)], conditions=wanted)
     assert drawn.table.column("group").to_pylist() == wanted["group"].tolist()
     assert (drawn.values("visits") > 0).all()
 
 
 def test_rules_that_cannot_be(model: Independent) -> None:
     with pytest.raises(UnsupportedError, match=r"visits > 5000"):
-        sample_constrained(model, 20, 0, [ConstraintSpec(left="visits", op=">", right=5000)])
+        sample_constrained(model, 20, 0, [Comparison(left="visits", op=">", right=5000)])
     with pytest.raises(ConfigError, match="visits"):
-        sample_constrained(model, 20, 0, [ConstraintSpec(left="visit", op=">", right=5)])
+        sample_constrained(model, 20, 0, [Comparison(left="visit", op=">", right=5)])
     with pytest.raises(ConfigError, match="no order"):
-        sample_constrained(model, 20, 0, [ConstraintSpec(left="group", op=">", right=5)])
+        sample_constrained(model, 20, 0, [Comparison(left="group", op=">", right=5)])
 
 
 def test_replicates(tmp_path: Path) -> None:
     real = mixed_cohort(400)
     reports = fit_replicates("gaussian_copula", {}, real, seeds=[11, 12], folder=tmp_path)
     assert len(reports) == 2
-    rule = ConstraintSpec(left="visits", op="<=", right=6)
+    rule = Comparison(left="visits", op="<=", right=6)
     cohorts, counts = sample_replicates(tmp_path, 100, seeds=[1, 2], constraints=[rule])
     assert [c.n_rows for c in cohorts] == [100, 100]
     assert not cohorts[0].table.equals(cohorts[1].table)

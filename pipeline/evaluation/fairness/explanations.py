@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
 FEWEST = 50
 """Holdout rows of a group whose explanations are averaged."""
-MOST_EXPLAINED = 200
-"""Holdout rows that trees are explained on; hundreds of deep trees take half a minute for a thousand."""
 RANKS_SHOWN = 12
 SHARES = MetricSpec(
     id="xai.shap_subgroup",
@@ -69,9 +67,9 @@ TREES = MetricSpec(
     direction=1,
     range=(-1.0, 1.0),
     needs=frozenset({"T", "H", "S", "task"}),
-    version="1",
+    version="2",
     title="Agreement on what matters, trees",
-    caption="The same for random forests (extra `explain`). Higher is better; 1 is the same order, 0 none.",
+    caption="The same for random forests (extra `explain`), on as many real people as the profile allows. Higher is better; 1 is the same order, 0 none.",
     source="Spearman correlation of mean |Shapley value|; Lundberg et al. 2020 (TreeExplainer)",
     cost="C",
 )
@@ -188,7 +186,7 @@ def _compared(ctx: EvaluationContext, task: TaskSpec, model: str) -> Explained |
         if fit.reason or fit.learner is None or fit.learner.model is None:
             return fit.reason or fit.note or "no column has any spread to learn from"
     rows = fits["trtr"].rows
-    cap = ctx.sides.profile.rows if model == "lr" else MOST_EXPLAINED
+    cap = ctx.sides.profile.rows if model == "lr" else ctx.sides.profile.explained_rows
     some = ctx.sides.sample(len(rows), cap, "xai", task.name, model)
     real_sizes = ctx.sides.once(f"xai/{task.name}/{model}", lambda: _sizes(ctx, fits["trtr"], rows[some]))
     same = fits["tstr"] is fits["trtr"]

@@ -16,10 +16,12 @@ import numpy as np
 
 from pipeline.evaluation.fidelity.two_sample import (
     Matrices,
-    discrepancy,
+    Within,
+    between,
     permutation_p,
     small_draws,
     squared_distances,
+    within,
 )
 from pipeline.evaluation.registry import metric
 from pipeline.evaluation.results import MetricSpec, TooFew
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.evaluation.context import EvaluationContext, RealSides
+    from pipeline.evaluation.distances import Points
     from pipeline.evaluation.results import MetricResult
 
 FEWEST = 20
@@ -126,9 +129,10 @@ def mmd2_p(ctx: EvaluationContext) -> list[MetricResult]:
 def mixture_kernel(squared: NDArray[np.floating], width: float) -> NDArray[np.floating]:
     """Mean of Gaussian kernels exp(-d²/2σ²) with σ = 1/2, 1 and 2 times `width`: one exponential, then powers of it."""
     widest = np.exp(squared * (-1.0 / (8.0 * width * width)))
-    middle = (widest * widest) ** 2
-    narrow = (middle * middle) ** 2
-    return (widest + middle + narrow) / 3.0
+    middle = np.square(np.square(widest))
+    widest += middle
+    widest += np.square(np.square(middle, out=middle), out=middle)
+    return np.divide(widest, 3.0, out=widest)
 
 
 def bandwidth(sides: RealSides) -> float:
@@ -157,14 +161,19 @@ def _measure(ctx: EvaluationContext) -> Discrepancies | str:
     energies, kernels, p = [], [], 1.0
     for r, (left, right) in enumerate(small_draws(ctx)):
         x, y = real.points.take(left), made.points.take(right)
-        within = ctx.sides.once(f"joint/squared/{r}/{ctx.matched_size}", partial(squared_distances, x, x, device))
-        squared = within, squared_distances(y, y, device), squared_distances(x, y, device)
         clusters = real.clusters[left], made.clusters[right]
-        energies.append(discrepancy(Matrices(*(-np.sqrt(s) for s in squared)), *clusters))
-        kernel = Matrices(*(mixture_kernel(s, width) for s in squared))
-        kernels.append(discrepancy(kernel, *clusters))
+        # What is taken from the holdout's own matrix is small; the matrices of all draws would be 80 MB.
+        own = partial(_own, x, clusters[0], width, device)
+        first = ctx.sides.once(f"joint/within/{r}/{ctx.matched_size}", own)
+        second = _own(y, clusters[1], width, device)
+        squared = squared_distances(x, y, device)
+        energies.append(between(first.energy, second.energy, -np.sqrt(squared)))
+        across = mixture_kernel(squared, width)
+        kernels.append(between(first.kernel, second.kernel, across))
         if r == 0:
-            p = permutation_p(kernel, *clusters, ctx.sides.profile.draws - 1, ctx.rng("fid.joint.mmd2", "permute"))
+            inside = [mixture_kernel(squared_distances(z, z, device), width) for z in (x, y)]
+            rng = ctx.rng("fid.joint.mmd2", "permute")
+            p = permutation_p(Matrices(inside[0], inside[1], across), *clusters, ctx.sides.profile.draws - 1, rng)
     return Discrepancies(
         float(np.mean([e.value for e in energies])),
         energies[0].se,
@@ -173,3 +182,16 @@ def _measure(ctx: EvaluationContext) -> Discrepancies | str:
         p,
         len(left),
     )
+
+
+@dataclass(frozen=True)
+class _Own:
+    """What is taken from one side's own distances and from its own kernel."""
+
+    energy: Within
+    kernel: Within
+
+
+def _own(points: Points, clusters: NDArray[np.integer], width: float, device: str) -> _Own:
+    squared = squared_distances(points, points, device)
+    return _Own(within(-np.sqrt(squared), clusters), within(mixture_kernel(squared, width), clusters))

@@ -72,6 +72,44 @@ class TwoSample:
     se: float
 
 
+@dataclass(frozen=True)
+class Within:
+    """What a discrepancy needs of one side's own (n, n) matrix.
+
+    Attributes:
+        mean: Mean off the diagonal.
+        without: (subjects,) the same without each subject.
+        sizes: (subjects,) rows of each subject.
+        groups: (n,) number of each row's subject.
+    """
+
+    mean: float
+    without: NDArray[np.float64]
+    sizes: NDArray[np.int64]
+    groups: NDArray[np.int64]
+
+
+def within(matrix: NDArray[np.floating], clusters: NDArray[np.integer]) -> Within:
+    """Means over pairs of one side: (n, n) `matrix`, (n,) subject numbers; the diagonal is not read."""
+    n = len(matrix)
+    groups = np.unique(clusters, return_inverse=True)[1]
+    sizes = np.bincount(groups)
+    diagonal = np.diagonal(matrix).astype(np.float64)
+    rows = matrix.sum(axis=1, dtype=np.float64) - diagonal
+    total = float(rows.sum())
+    by_subject = np.bincount(groups, weights=rows)
+    inside = np.zeros(len(sizes))
+    if len(sizes) < n:
+        order = np.argsort(groups, kind="stable")
+        starts = np.r_[0, np.cumsum(sizes)[:-1]]
+        for g in np.flatnonzero(sizes > 1):
+            own = order[starts[g] : starts[g] + sizes[g]]
+            inside[g] = matrix[np.ix_(own, own)].sum(dtype=np.float64) - diagonal[own].sum()
+    left = n - sizes
+    without = (total - 2 * by_subject + inside) / np.maximum(left * (left - 1), 1)
+    return Within(total / max(n * (n - 1), 1), without, sizes, groups)
+
+
 def discrepancy(kernel: Matrices, left_clusters: NDArray[np.integer], right_clusters: NDArray[np.integer]) -> TwoSample:
     """Mean within left + mean within right - 2 mean across, the diagonals left out: unbiased, so it may be below 0.
 
@@ -85,12 +123,18 @@ def discrepancy(kernel: Matrices, left_clusters: NDArray[np.integer], right_clus
         left_clusters: (n,) subject numbers.
         right_clusters: (m,) subject numbers.
     """
-    left, right = _within(kernel.within_left, left_clusters), _within(kernel.within_right, right_clusters)
-    n, m = kernel.across.shape
-    across = float(kernel.across.sum(dtype=np.float64))
+    return between(
+        within(kernel.within_left, left_clusters), within(kernel.within_right, right_clusters), kernel.across
+    )
+
+
+def between(left: Within, right: Within, kernel: NDArray[np.floating]) -> TwoSample:
+    """`discrepancy` from what was taken from each side's own matrix and the (n, m) kernel across the sides."""
+    n, m = kernel.shape
+    across = float(kernel.sum(dtype=np.float64))
     value = left.mean + right.mean - 2 * across / (n * m)
-    rows = np.bincount(left.groups, weights=kernel.across.sum(axis=1, dtype=np.float64))
-    columns = np.bincount(right.groups, weights=kernel.across.sum(axis=0, dtype=np.float64))
+    rows = np.bincount(left.groups, weights=kernel.sum(axis=1, dtype=np.float64))
+    columns = np.bincount(right.groups, weights=kernel.sum(axis=0, dtype=np.float64))
     less_left = left.without + right.mean - 2 * (across - rows) / np.maximum((n - left.sizes) * m, 1)
     less_right = left.mean + right.without - 2 * (across - columns) / np.maximum((m - right.sizes) * n, 1)
     return TwoSample(value, float(np.sqrt(_jackknife(less_left) + _jackknife(less_right))))
@@ -108,7 +152,9 @@ def permutation_p(
     Every permutation is read off one pooled matrix (two products), never computed anew. (1 + hits) / (1 + draws).
     """
     n, m = kernel.across.shape
-    pooled = np.block([[kernel.within_left, kernel.across], [kernel.across.T, kernel.within_right]]).astype(np.float32)
+    pooled = np.empty((n + m, n + m), dtype=np.float32)
+    pooled[:n, :n], pooled[n:, n:] = kernel.within_left, kernel.within_right
+    pooled[:n, n:], pooled[n:, :n] = kernel.across, kernel.across.T
     np.fill_diagonal(pooled, 0.0)
     groups = np.concatenate(
         [np.unique(left_clusters, return_inverse=True)[1], np.unique(right_clusters, return_inverse=True)[1] + n]
@@ -178,36 +224,6 @@ def mean_error(contributions: NDArray[np.generic], clusters: NDArray[np.integer]
     if subjects < 2:
         return 0.0
     return float(np.sqrt(subjects / (subjects - 1) * (sums @ sums)) / len(number))
-
-
-@dataclass(frozen=True)
-class _Within:
-    """Mean off the diagonal, with every subject and without each of them, and how many rows each of them has."""
-
-    mean: float
-    without: NDArray[np.float64]
-    sizes: NDArray[np.int64]
-    groups: NDArray[np.int64]
-
-
-def _within(matrix: NDArray[np.floating], clusters: NDArray[np.integer]) -> _Within:
-    n = len(matrix)
-    groups = np.unique(clusters, return_inverse=True)[1]
-    sizes = np.bincount(groups)
-    diagonal = np.diagonal(matrix).astype(np.float64)
-    rows = matrix.sum(axis=1, dtype=np.float64) - diagonal
-    total = float(rows.sum())
-    by_subject = np.bincount(groups, weights=rows)
-    inside = np.zeros(len(sizes))
-    if len(sizes) < n:
-        order = np.argsort(groups, kind="stable")
-        starts = np.r_[0, np.cumsum(sizes)[:-1]]
-        for g in np.flatnonzero(sizes > 1):
-            own = order[starts[g] : starts[g] + sizes[g]]
-            inside[g] = matrix[np.ix_(own, own)].sum(dtype=np.float64) - diagonal[own].sum()
-    left = n - sizes
-    without = (total - 2 * by_subject + inside) / np.maximum(left * (left - 1), 1)
-    return _Within(total / max(n * (n - 1), 1), without, sizes, groups)
 
 
 def _jackknife(values: NDArray[np.float64]) -> float:

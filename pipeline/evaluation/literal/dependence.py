@@ -39,12 +39,12 @@ def printed(paper: str, data: str, values: dict[str, float]) -> tuple[Published,
 
 def literal_spec(
     name: str, title: str, caption: str, source: str, flaw: str, *, needs: str, upper: float = np.inf,
-    higher: bool = False, published: tuple[Published, ...] = (), cost: str = "A",
+    higher: bool = False, published: tuple[Published, ...] = (), cost: str = "A", version: str = "1",
 ) -> MetricSpec:  # fmt: skip
     """A spec called "lit." + name; `needs` is the real part it is compared with."""
     return MetricSpec(
         id=f"lit.{name}", family="literal", direction=1 if higher else -1, range=(0.0, upper),
-        needs=frozenset({needs, "S"}), version="1", title=title, caption=caption, source=source, flaw=flaw,
+        needs=frozenset({needs, "S"}), version=version, title=title, caption=caption, source=source, flaw=flaw,
         published=published, cost="C" if cost == "C" else "A",
     )  # fmt: skip
 
@@ -55,7 +55,7 @@ CONT_KL = literal_spec(
     "SDMetrics ContinuousKLDivergence, as NHSX uses it",
     "Synthetic values outside the real range are dropped before the histogram is made, so that the worst ones are never "
     "seen; KL(synthetic || real) does not punish what is lost. NHSX describes it as if it were of single variables.",
-    needs="T", upper=1.0, higher=True,
+    needs="T", upper=1.0, higher=True, version="2",
     published=printed(
         NHSX, "SUPPORT",
         {"Gaussian copula": 0.8987, "CTGAN": 0.8864, "CopulaGAN": 0.8998, "TVAE": 0.8254, "VAE": 0.8693,
@@ -67,8 +67,8 @@ DISC_KL = literal_spec(
     "1 / (1 + KL) of the shares of pairs of levels, mean over pairs of discrete columns. Higher is better, 1 is the same.",
     "SDMetrics DiscreteKLDivergence, as NHSX uses it",
     "KL(synthetic || real) does not punish combinations that are lost; one made-up combination of a thousandth counts "
-    "ten times the same share moved between known ones, because what is unseen is given 1e-6.",
-    needs="T", upper=1.0, higher=True,
+    "more than ten times the same share moved between known ones, because what is unseen is given a count of 1e-6.",
+    needs="T", upper=1.0, higher=True, version="2",
     published=printed(
         NHSX, "SUPPORT",
         {"Gaussian copula": 0.7657, "CTGAN": 0.9250, "CopulaGAN": 0.9231, "TVAE": 0.8408, "VAE": 0.9817,
@@ -228,25 +228,25 @@ def rlsyn_dwd(ctx: EvaluationContext) -> list[MetricResult]:
 def histogram_score(real: Matrix, made: Matrix) -> float | None:
     """1 / (1 + KL(made || real)) of 10 x 10 histograms of (2, n) numbers on the real range; None without any value.
 
-    Values outside the real range are dropped, 1e-5 is added to every share, and both are scaled to 1 again.
+    Values outside the real range are dropped, 1e-5 is added to every count, and both are scaled to 1.
     """
     if not real.shape[1] or not made.shape[1]:
         return None
     counts, rows, columns = np.histogram2d(real[0], real[1], bins=KL_BINS)
     other, _, _ = np.histogram2d(made[0], made[1], bins=(rows, columns))
-    return _score(*(x / max(x.sum(), 1.0) + KL_ADDED for x in (other, counts)))
+    return _score(other + KL_ADDED, counts + KL_ADDED)
 
 
 def levels_score(real: Matrix, made: Matrix) -> float:
-    """1 / (1 + KL(made || real)) of two tables of counts; a share of 1e-6 for what only the other side has."""
-    p, q = (x / x.sum() for x in (made, real))
-    seen = (p > 0) | (q > 0)
-    return _score(*(np.where(x[seen] > 0, x[seen], KL_UNSEEN) for x in (p, q)))
+    """1 / (1 + KL(made || real)) of two tables of counts; a real count of 1e-6 for what only the made rows have."""
+    seen = (made > 0) | (real > 0)
+    return _score(made[seen], np.where(real[seen] > 0, real[seen], KL_UNSEEN))
 
 
 def _score(made: Matrix, real: Matrix) -> float:
     p, q = made / made.sum(), real / real.sum()
-    return float(1 / (1 + np.sum(p * np.log(p / q))))
+    has = p > 0
+    return float(1 / (1 + np.sum(p[has] * np.log(p[has] / q[has]))))
 
 
 def overlap(real: NDArray[np.float64], made: NDArray[np.float64]) -> float:

@@ -203,9 +203,12 @@ def detection_score(folds: list[float]) -> float:
     return float(1 - np.mean([2 * max(0.5, a) - 1 for a in folds]))
 
 
-def as_read(side: Side) -> NDArray[np.float64]:
-    """(n, p) numbers as they are, NaN where missing, nominal levels one by one, codes as 0/1."""
-    features = side.tree_features()
+def as_read(side: Side, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(rows, p) numbers as they are, NaN where missing, nominal levels one by one, codes as 0/1.
+
+    Made anew for each formula: of a wide cohort all rows would be 50 MB a side.
+    """
+    features = side.tree_features(rows=rows)
     levels = {c.name: len(c.levels or []) for c in side.encoder.columns if c.discrete}
     parts = []
     for j, (name, nominal) in enumerate(zip(features.names, features.nominal, strict=True)):
@@ -214,21 +217,20 @@ def as_read(side: Side) -> NDArray[np.float64]:
             parts += [(column == level).astype(np.float64) for level in range(levels[name])]
         else:
             parts.append(column)
-    return np.stack(parts, axis=1) if parts else np.zeros((len(side), 0))
+    return np.stack(parts, axis=1) if parts else np.zeros((len(rows), 0))
 
 
 def _rows(ctx: EvaluationContext, spec: MetricSpec, most: int) -> tuple[NDArray[np.float64], NDArray[np.bool_], str]:
     """Training and then synthetic rows, at most `most` a side; labels; why they cannot be judged."""
-    real = ctx.sides.once("lit/as_read/T", lambda: as_read(ctx.sides.train))
-    made = ctx.once("lit/as_read/S", lambda: as_read(ctx.synthetic))
-    left = ctx.sides.sample(len(real), most, spec.id, "real")
-    right = ctx.sides.sample(len(made), most, spec.id, "synthetic", ctx.replicate)
+    left = ctx.sides.sample(len(ctx.sides.train), most, spec.id, "real")
+    right = ctx.sides.sample(len(ctx.synthetic), most, spec.id, "synthetic", ctx.replicate)
     labels = np.repeat([False, True], [len(left), len(right)])
     few = min(len(left), len(right))
     reason = TooFew(few, FEWEST, "rows on the smaller side") if few < FEWEST else ""
-    rows = np.concatenate([real[left], made[right]])
+    rows = np.concatenate([as_read(ctx.sides.train, left), as_read(ctx.synthetic, right)])
     known = ~np.isnan(rows).all(axis=0)
-    return rows[:, known], labels, reason or ("" if known.any() else "no column has a value")
+    rows = rows if known.all() else rows[:, known]
+    return rows, labels, reason or ("" if known.any() else "no column has a value")
 
 
 def _prepared(model: Any) -> Any:

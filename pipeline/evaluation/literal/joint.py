@@ -21,7 +21,7 @@ from pipeline.evaluation.results import MetricSpec, Published
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from pipeline.evaluation.context import EvaluationContext, RealSides
+    from pipeline.evaluation.context import EvaluationContext, PartName, RealSides
     from pipeline.evaluation.encoding import Side
     from pipeline.evaluation.results import MetricResult
 
@@ -260,11 +260,8 @@ def _unit(rows: NDArray[np.floating]) -> NDArray[np.float64]:
     return (rows - low) / np.where(high > low, high - low, 1.0)
 
 
-def _read(ctx: EvaluationContext, name: str) -> NDArray[np.float64]:
-    if name == "T":
-        rows = ctx.sides.once("lit/as_read/T", lambda: as_read(ctx.sides.train))
-        return rows[ctx.rows("T")]
-    return ctx.once("lit/as_read/S", lambda: as_read(ctx.synthetic))[ctx.rows("S")]
+def _read(ctx: EvaluationContext, name: PartName) -> NDArray[np.float64]:
+    return as_read(ctx.side(name), ctx.rows(name))
 
 
 def _complete(rows: NDArray[np.float64]) -> NDArray[np.float64]:

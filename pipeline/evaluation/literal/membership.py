@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.evaluation.distances import Points
+from pipeline.evaluation.distances import EuclidPoints
 from pipeline.evaluation.intervals import clopper_pearson
 from pipeline.evaluation.neighbours import knn
 from pipeline.evaluation.privacy.attacks import attack
 from pipeline.evaluation.privacy.cosine import carries
 from pipeline.evaluation.registry import metric
 from pipeline.evaluation.results import MetricSpec, Published
+from pipeline.evaluation.row_hashes import content_hashes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from pipeline.features.cohort import Cohort
 
 CELLS = 4_000_000
+UNIFORM_ROWS = 500
+"""Uniformly random rows of codes that are dense at once."""
 SCOEHR_DATA = "MIMIC-III counts, 46,520 x 1,071"
 YAN_SHARE = 0.7
 """Share of training people among the targets of Yan's attack (their split is 70/30)."""
@@ -285,26 +288,32 @@ def f1_of(true_rate: float, false_rate: float, share: float = YAN_SHARE) -> floa
 
 def hits(real: Side, rows: NDArray[np.int64], synthetic: Side, pool: NDArray[np.int64]) -> NDArray[np.bool_]:
     """(rows,) whether any row of the pool has the same levels, codes and gaps, and numbers within 1/30 of T's range."""
+    kind, other = _kind(real, rows), _kind(synthetic, pool)
+    order = np.argsort(other, kind="stable")
+    start, end = (np.searchsorted(other[order], kind, side=side) for side in ("left", "right"))
     found = np.zeros(len(rows), dtype=bool)
-    step = max(1, CELLS // max(len(pool), 1))
-    for lo in range(0, len(rows), step):
-        part = rows[lo : lo + step]
-        alike = np.ones((len(part), len(pool)), dtype=bool)
+    # Rows of one kind are few unless the table has few levels: so many rows at a time that the pairs fit.
+    for some in np.split(np.arange(len(rows)), np.flatnonzero(np.diff(np.cumsum(end - start) // CELLS)) + 1):
+        sizes = (end - start)[some]
+        left = np.repeat(some, sizes)
+        right = order[np.arange(len(left)) + np.repeat(start[some] - np.cumsum(sizes) + sizes, sizes)]
         for column in real.encoder.columns:
-            if column.discrete:
-                alike &= real.codes[column.name][part][:, None] == synthetic.codes[column.name][pool]
-                continue
-            left, right = real.values[column.name][part][:, None], synthetic.values[column.name][pool]
-            low, high = _range(real.values[column.name])
-            reach = HIT * (high - low)
-            alike &= (np.abs(left - right) <= reach) | (np.isnan(left) & np.isnan(right))
-        for name, presence in real.presence.items():
-            other = synthetic.presence[name][pool]
-            shared = (presence[part] @ other.T).toarray()
-            sizes = [np.asarray(x.sum(axis=1)).ravel() for x in (presence[part], other)]
-            alike &= (shared == sizes[0][:, None]) & (shared == sizes[1])
-        found[lo : lo + step] = alike.any(axis=1)
+            if column.numeric:
+                low, high = _range(real.values[column.name])
+                x, y = real.values[column.name][rows[left]], synthetic.values[column.name][pool[right]]
+                near = (np.abs(x - y) <= HIT * (high - low)) | np.isnan(x)
+                left, right = left[near], right[near]
+        found[left] = True
     return found
+
+
+def _kind(side: Side, rows: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """(rows,) equal for rows of the same levels, codes and gaps."""
+    columns = [
+        side.codes[c.name][rows] if c.discrete else np.isnan(side.values[c.name][rows]) for c in side.encoder.columns
+    ]
+    levels = np.stack(columns, axis=1).astype(np.float32) if columns else np.zeros((len(rows), 0), dtype=np.float32)
+    return content_hashes(levels, [matrix[rows] for matrix in side.presence.values()])
 
 
 def _range(values: NDArray[np.float64]) -> tuple[float, float]:
@@ -318,10 +327,9 @@ def _share(spec: MetricSpec, count: int, n: int, *, null: float | None = None) -
     return spec.result(count / n, se=(high - low) / (2 * 1.959964), interval=(low, high), n=n, null=null)
 
 
-def _euclidean(side: Side, rows: NDArray[np.int64]) -> Points:
+def _euclidean(side: Side, rows: NDArray[np.int64]) -> EuclidPoints:
     """Scaled numbers, levels and codes side by side: squared distance = squares + differing levels + differing codes."""
-    codes = [matrix[rows].toarray() for matrix in side.presence.values()]
-    return Points(np.concatenate([side.points.dense[rows], *codes], axis=1), 1)
+    return EuclidPoints(side.points.dense[rows], 1, tuple(matrix[rows] for matrix in side.presence.values()))
 
 
 def _uniform_distance(ctx: EvaluationContext) -> float:
@@ -332,7 +340,7 @@ def _uniform_distance(ctx: EvaluationContext) -> float:
 
 
 def _uniform(sides: RealSides, n: int) -> Cohort:
-    from scipy.sparse import csr_matrix
+    from scipy.sparse import csr_matrix, vstack
 
     from pipeline.features.cohort import assemble
 
@@ -345,7 +353,14 @@ def _uniform(sides: RealSides, n: int) -> Cohort:
         low, high = _range(sides.train.values[column.name])
         values[column.name] = rng.uniform(low, high, n)
     blocks = {
-        b.name: csr_matrix(rng.integers(0, 2, (n, len(b.vocabulary))).astype(np.float32)) for b in sides.encoder.blocks
+        b.name: vstack(
+            [
+                csr_matrix(rng.integers(0, 2, (min(UNIFORM_ROWS, n - lo), len(b.vocabulary))).astype(np.float32))
+                for lo in range(0, n, UNIFORM_ROWS)
+            ],
+            format="csr",
+        )
+        for b in sides.encoder.blocks
     }
     schema = sides.encoder.schema
     kept = [c for c in schema.columns if c.kind == "identifier" or c.name in values]

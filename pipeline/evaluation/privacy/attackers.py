@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pipeline.evaluation.privacy.secrets import Knowledge, Secret
 
 NEAREST = 10
+BOOSTING = "boosting"
 FEWEST = 10
 """Targets with and without a level (or twice as many with a number) that a side needs for a score."""
 

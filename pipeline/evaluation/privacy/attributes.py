@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.evaluation.intervals import subject_weights
+from pipeline.evaluation.intervals import CHUNK, subject_weights, weighted_sums
 from pipeline.evaluation.privacy.attackers import (
+    BOOSTING,
     EFFORT,
     FULL,
     boosted_guesses,
@@ -142,7 +143,7 @@ def excess(ctx: EvaluationContext) -> list[MetricResult]:
         EXCESS.result(float(m), se=float(e), n=n, null=0.0, key1="attacker", key2=name)
         for name, m, e in zip(attack.attackers, means, errors, strict=True)
     ]
-    rows += _sweep(ctx)
+    rows += _sweep(ctx, attack)
     for z, name in enumerate(attack.secrets):
         top = int(np.argmax(attack.excess[:, z]))
         each, error = float(attack.excess[top, z]), float(attack.errors[top, z])
@@ -230,7 +231,7 @@ def run(
     if boosting:
         effort = EFFORT.get(sides.profile.name, FULL)
         few = sides.sample(len(rows), effort.rows, "disclosure", "boosting")
-        guesses["boosting"] = boosted_guesses(knowledge, side, rows[few], answers[few], targets, effort, sides.seed)
+        guesses[BOOSTING] = boosted_guesses(knowledge, side, rows[few], answers[few], targets, effort, sides.seed)
     cut = len(targets[0][1])
     split = {name: [g[:cut], g[cut:]] for name, g in guesses.items()}
     near = far <= np.quantile(far, CLOSEST)
@@ -303,8 +304,13 @@ def _closest(attack: Attack) -> MetricResult:
     )  # fmt: skip
 
 
-def _sweep(ctx: EvaluationContext) -> list[MetricResult]:
-    """The mean difference of the nearest-row attackers for other numbers of known codes; not in the quick profile."""
+def _sweep(ctx: EvaluationContext, usual: Attack) -> list[MetricResult]:
+    """The mean difference of the nearest-row attackers for other numbers of known codes; not in the quick profile.
+
+    Args:
+        ctx: The synthetic cohort.
+        usual: What is reached with the usual number of codes.
+    """
     sides = ctx.sides
     if sides.profile.name == "quick" or not sides.encoder.blocks:
         return []
@@ -314,12 +320,16 @@ def _sweep(ctx: EvaluationContext) -> list[MetricResult]:
         if not knowledge.size:
             rows.append(EXCESS.result(None, null=0.0, key1="codes known", key2=str(codes), note="nothing is known"))
             continue
-        attack = run(sides, knowledge, ctx.synthetic, ctx.rows("S", "reference"), boosting=False)[0]
-        best = int(np.argmax(attack.means))
+        if codes == KNOWN_CODES:
+            attack = usual
+        else:
+            attack = run(sides, knowledge, ctx.synthetic, ctx.rows("S", "reference"), boosting=False)[0]
+        nearest = [a for a, name in enumerate(attack.attackers) if name != BOOSTING]
+        best = max(nearest, key=lambda a: attack.means[a])
         value, error = float(attack.means[best]), float(attack.mean_errors[best])
         rows.append(
             EXCESS.result(
-                value, se=error, interval=_ends(value, _bonferroni(len(attack.means)) * error),
+                value, se=error, interval=_ends(value, _bonferroni(len(nearest)) * error),
                 n=min(attack.people), null=0.0, key1="codes known", key2=str(codes),
                 note=f"attacker: {attack.attackers[best]}",
             )
@@ -363,11 +373,15 @@ def _error(influence: NDArray[np.float64], clusters: NDArray[np.int64]) -> float
 def _draws(ctx: EvaluationContext, attack: Attack, best: int, value: float) -> NDArray[np.float64]:
     """(draws,) of the mean difference, linearised; the weights of people are the same for every generator."""
     sides = ctx.sides
-    # Drawn anew for each cohort, the same each time: kept they would be the largest array of an evaluation.
-    rng = sides.rng("bootstrap", "disclosure", "T")
-    members = subject_weights(_clusters(ctx, "T"), sides.profile.draws, rng)
-    others = sides.holdout_weights[:, _targets(sides, "H")]
-    return value + members @ attack.members[best] - others @ attack.others[best]
+    # Drawn anew for each cohort, the same each time, some at a time: kept they would be the largest array of all.
+    rng, people = sides.rng("bootstrap", "disclosure", "T"), _clusters(ctx, "T")
+    moved = [
+        weighted_sums(subject_weights(people, min(CHUNK, sides.profile.draws - lo), rng), attack.members[best])
+        for lo in range(0, sides.profile.draws, CHUNK)
+    ]
+    others = np.zeros(len(sides.holdout))
+    others[_targets(sides, "H")] = attack.others[best]
+    return value + np.concatenate(moved) - weighted_sums(sides.holdout_weights, others)
 
 
 def _ends(value: float, half: float) -> tuple[float, float]:

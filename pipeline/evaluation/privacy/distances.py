@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.evaluation.intervals import subject_weights
+from pipeline.evaluation.intervals import CHUNK, subject_weights
 from pipeline.evaluation.privacy.nearness import dealt, listed, nearer, standard_error, winners
 from pipeline.evaluation.registry import metric
 from pipeline.evaluation.results import MetricSpec
@@ -115,7 +115,7 @@ def _ratio(ctx: EvaluationContext, spec: MetricSpec, of: Callable[[Neighbours], 
     own = ctx.synthetic.clusters[ctx.rows("S")]
     groups = min(nearest, own, key=lambda g: len(np.unique(g)))
     weights = subject_weights(groups, ctx.sides.profile.draws, ctx.rng(spec.id, "bootstrap"))
-    draws = [_weighted_quantile(values, np.tile(weights, len(values) // n)) for values in below.values()]
+    draws = [weighted_quantile(values, weights) for values in below.values()]
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = draws[0] / draws[1]
     known = ratio[np.isfinite(ratio)]
@@ -125,12 +125,16 @@ def _ratio(ctx: EvaluationContext, spec: MetricSpec, of: Callable[[Neighbours], 
     return spec.result(train / holdout, se=float(known.std()), interval=(float(ends[0]), float(ends[1])), n=n, null=1.0)
 
 
-def _weighted_quantile(values: NDArray[np.float64], weights: NDArray[np.float32]) -> NDArray[np.float64]:
-    """(draws,) 5th percentile of (n,) values under each row of (draws, n) weights."""
+def weighted_quantile(values: NDArray[np.float64], weights: NDArray[np.float32]) -> NDArray[np.float64]:
+    """(draws,) 5th percentile of (m n,) values, m for each row, under each line of (draws, n) weights of rows."""
     order = np.argsort(values, kind="stable")
-    mass = np.cumsum(weights[:, order], axis=1, dtype=np.float64)
-    place = (mass < LOW * mass[:, -1:]).sum(axis=1)
-    return values[order][np.minimum(place, len(values) - 1)]
+    row = order % weights.shape[1]
+    found = np.empty(len(weights))
+    for lo in range(0, len(weights), CHUNK):
+        mass = np.cumsum(weights[lo : lo + CHUNK, row], axis=1, dtype=np.float64)
+        place = (mass < LOW * mass[:, -1:]).sum(axis=1)
+        found[lo : lo + CHUNK] = values[order][np.minimum(place, len(values) - 1)]
+    return found
 
 
 def distance_curves(ctx: EvaluationContext, size: int) -> dict[str, Any]:

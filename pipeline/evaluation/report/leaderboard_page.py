@@ -6,6 +6,7 @@ fresh real rows); generators that fail the gate stand below a line whatever thei
 
 from __future__ import annotations
 
+import math
 from html import escape
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 640.0, 380.0, 64.0, 620.0, 16.0, 330.0
+LETTER = 7.0
+"""Width that a letter of a label takes at most on average, at 12 px."""
 
 
 def leaderboard_html(rows: Sequence[Mapping[str, Any]], *, title: str) -> str:
@@ -56,6 +59,7 @@ _OWN = """
 .board tbody td.num { background: color-mix(in srgb, var(--good) calc(var(--score, 0) * 34%), transparent); }
 .board tr.line td, .board tr.line th { border-top: 3px solid var(--bad); }
 .board tr.reference { color: var(--soft); }
+svg .tick { font-size: 12px; fill: currentColor; }
 """
 
 
@@ -98,13 +102,18 @@ def _scatter(rows: Sequence[Mapping[str, Any]]) -> str:
         f'<line x1="{LEFT}" y1="{down(0.5):.1f}" x2="{RIGHT}" y2="{down(0.5):.1f}" stroke="currentColor" '
         'stroke-opacity=".4" stroke-dasharray="4 3"/>',
     ]
-    for i in range(5):
-        at, up = x0 + i * (x1 - x0) / 4, y0 + i * (y1 - y0) / 4
-        parts.append(f'<text x="{across(at):.1f}" y="{BOTTOM + 18}" text-anchor="middle" class="tick">{at:.3g}</text>')
-        parts.append(f'<text x="{LEFT - 8}" y="{down(up) + 4:.1f}" text-anchor="end" class="tick">{up:.3g}</text>')
+    parts += [
+        f'<text x="{across(at):.1f}" y="{BOTTOM + 18}" text-anchor="middle" class="tick">{at:g}</text>'
+        for at in round_ticks(x0, x1)
+    ]
+    parts += [
+        f'<text x="{LEFT - 8}" y="{down(up) + 4:.1f}" text-anchor="end" class="tick">{up:g}</text>'
+        for up in round_ticks(y0, y1)
+    ]
     words = "share of skill kept (right is better)" if use == "utility_ratio" else "correlation error (left is better)"
     parts.append(f'<text x="{(LEFT + RIGHT) / 2}" y="{BOTTOM + 42}" text-anchor="middle" class="tick">{words}</text>')
-    for row, x, y in points:
+    places = label_places([(across(x), down(y)) for _, x, y in points], [r["generator"] for r, *_ in points])
+    for (row, x, y), (label_x, label_y, anchor) in zip(points, places, strict=True):
         name = row["key"] if row["reference"] and row["key"] in COLOURS else "synthetic"
         (left, right), (low, high) = _ends(row, use), _ends(row, "mia_auc")
         colour = COLOURS[name]
@@ -113,7 +122,7 @@ def _scatter(rows: Sequence[Mapping[str, Any]]) -> str:
             f'<line x1="{across(left):.1f}" y1="{down(y):.1f}" x2="{across(right):.1f}" y2="{down(y):.1f}" stroke="{colour}"/>'
             f'<line x1="{across(x):.1f}" y1="{down(low):.1f}" x2="{across(x):.1f}" y2="{down(high):.1f}" stroke="{colour}"/>'
             f"{mark(name, across(x), down(y), 5)}</g>"
-            f'<text x="{across(x) + 9:.1f}" y="{down(y) - 8:.1f}" class="tick">{escape(row["generator"])}</text>'
+            f'<text x="{label_x:.1f}" y="{label_y:.1f}" text-anchor="{anchor}" class="tick">{escape(row["generator"])}</text>'
         )
     label = "Utility against membership inference of each generator and reference row"
     return (
@@ -122,6 +131,37 @@ def _scatter(rows: Sequence[Mapping[str, Any]]) -> str:
         "(0.5) is chance. Bars are 95 % intervals. Reference rows are anchors: fresh real rows are the best that can be hoped "
         "for, copied training rows the worst privacy.</figcaption></figure>"
     )
+
+
+def label_places(points: Sequence[tuple[float, float]], texts: Sequence[str]) -> list[tuple[float, float, str]]:
+    """Where the texts beside points stand (x, baseline, anchor): inside the picture, on no other text and no point.
+
+    Of the places around a point, near ones first, the first free one is taken; where none is, the least crowded.
+    """
+    taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in points]
+    found = []
+    for (x, y), text in zip(points, texts, strict=True):
+        wide = LETTER * len(text)
+        choices: list[tuple[float, int, tuple[float, float, float, float], float, str]] = []
+        for away in (8.0, 22.0, 36.0, 50.0):
+            for base in (y - away, y + away + 9):
+                for anchor, left in (("start", x + 9), ("end", x - 9 - wide)):
+                    box = (left, base - 11, left + wide, base + 3)
+                    outside = left < LEFT or left + wide > WIDTH or base < 12 or base > BOTTOM
+                    crossed = sum(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken)
+                    choices.append((crossed + 100 * outside, len(choices), box, base, anchor))
+        _, _, box, base, anchor = min(choices)
+        taken.append(box)
+        found.append((x + 9 if anchor == "start" else x - 9, base, anchor))
+    return found
+
+
+def round_ticks(low: float, high: float) -> list[float]:
+    """Three to eight numbers of few digits between the ends, a round step apart."""
+    rough = (high - low) / 5
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(power * m for m in (1, 2, 5, 10) if power * m >= rough)
+    return [round(i * step, 12) for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 def _value(row: Mapping[str, Any], key: str) -> float | None:

@@ -83,7 +83,7 @@ def write_report(
         facts = public_facts(facts, details)
     parts = [drawn(section, results, details, profile=profile) for section in SECTIONS]
     plots = {f["id"]: {"data": f["data"], "layout": f["layout"]} for part in parts for f in part["figures"]}
-    state, name, sentence = verdict_words(verdict)
+    state, name, sentence = verdict_words(verdict, waivers)
     source = files("pipeline.evaluation.report")
     template = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -96,7 +96,7 @@ def write_report(
         verdict_name=name,
         verdict_sentence=sentence,
         groups=gate_groups(verdict, waivers),
-        waivers=waiver_rows(waivers),
+        waivers=waiver_rows(waivers, verdict),
         unsettled=unsettled(results),
         accesses=accesses,
         findings=findings(results, references, details),

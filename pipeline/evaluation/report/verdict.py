@@ -36,7 +36,7 @@ GROUPS: dict[str, str] = {
 }
 MOST_NAMED = 3
 """Rules that the first sentence names."""
-WORST_FIRST: tuple[str, ...] = ("fail", "underpowered", "warn", "pass")
+WORST_FIRST: tuple[str, ...] = ("fail", "underpowered", "waived", "warn", "pass")
 STATES: dict[str, str] = {
     "pass": "✓ pass",
     "fail": "✗ fail",
@@ -46,18 +46,32 @@ STATES: dict[str, str] = {
 }
 
 
-def verdict_words(verdict: Verdict | None) -> tuple[str, str, str]:
-    """State ("pass", "fail", "underpowered" or ""), its name, and what it means, with the rules that decided it."""
+def verdict_words(verdict: Verdict | None, waivers: Sequence[Waiver] = ()) -> tuple[str, str, str]:
+    """State ("pass", "fail", "underpowered", "waived" or ""), its name, and what it means, with the rules that decided.
+
+    "waived" is a verdict whose every missed rule was waived: what it misses is said all the same, and by whom.
+    """
     if verdict is None:
         return "", *VERDICTS[""]
+    waived = {w.rule for w in waivers}
+    missed = [r for r in verdict.rules if r.status in ("fail", "underpowered")]
+    if missed and all(r.name in waived for r in missed):
+        people = ", ".join(sorted({w.name for w in waivers if w.rule in {r.name for r in missed}}))
+        many = f"{len(missed)} rule{'' if len(missed) == 1 else 's'}"
+        sentence = f"The release gate is not passed: {many} of it did not hold, and {people} waived that."
+        return "waived", f"Released with {many} waived", f"{sentence} Waived: {_listed(missed)}."
     name, sentence = VERDICTS[verdict.status]
     decided = [r for r in verdict.rules if r.status == verdict.status] if verdict.status != "pass" else []
     if not decided:
         return verdict.status, name, sentence
-    rules = "; ".join(r.words.rstrip(".") for r in decided[:MOST_NAMED])
-    more = f"; and {len(decided) - MOST_NAMED} more" if len(decided) > MOST_NAMED else ""
     lead = {"fail": "Broken", "underpowered": "Open"}[verdict.status]
-    return verdict.status, name, f"{sentence} {lead}: {rules}{more}."
+    return verdict.status, name, f"{sentence} {lead}: {_listed(decided)}."
+
+
+def _listed(rules: Sequence[Rule]) -> str:
+    """The rules in words, no more than `MOST_NAMED` of them."""
+    more = f"; and {len(rules) - MOST_NAMED} more" if len(rules) > MOST_NAMED else ""
+    return "; ".join(r.words.rstrip(".") for r in rules[:MOST_NAMED]) + more
 
 
 def gate_groups(verdict: Verdict | None, waivers: Sequence[Waiver]) -> list[dict[str, Any]]:
@@ -68,15 +82,18 @@ def gate_groups(verdict: Verdict | None, waivers: Sequence[Waiver]) -> list[dict
     known = [*GROUPS, *dict.fromkeys(r.group for r in verdict.rules if r.group not in GROUPS)]
     found = []
     for group in known:
-        rules = sorted((r for r in verdict.rules if r.group == group), key=lambda r: WORST_FIRST.index(r.status))
+        rules = sorted(
+            (r for r in verdict.rules if r.group == group), key=lambda r: WORST_FIRST.index(_state(r, waived))
+        )
         if not rules:
             continue
+        state = _state(rules[0], waived)
         holding = sum(r.status in ("pass", "warn") for r in rules)
         found.append(
             {
                 "name": GROUPS.get(group, group),
-                "state": rules[0].status,
-                "said": STATES[rules[0].status],
+                "state": state,
+                "said": STATES[state],
                 "count": f"{holding} of {len(rules)} rules hold" if len(rules) > 1 else "1 rule",
                 "rules": [_rule(r, waived) for r in rules],
             }
@@ -84,15 +101,27 @@ def gate_groups(verdict: Verdict | None, waivers: Sequence[Waiver]) -> list[dict
     return found
 
 
+def _state(rule: Rule, waived: set[str]) -> str:
+    return "waived" if rule.name in waived and rule.status in ("fail", "underpowered") else rule.status
+
+
 def _rule(rule: Rule, waived: set[str]) -> dict[str, str]:
-    state = "waived" if rule.name in waived and rule.status in ("fail", "underpowered") else rule.status
+    state = _state(rule, waived)
     return {"state": state, "said": STATES[state], "name": rule.name, "words": rule.words}
 
 
-def waiver_rows(waivers: Sequence[Waiver]) -> list[dict[str, str]]:
-    """Which rule may be missed, until when, and who decided it."""
+def waiver_rows(waivers: Sequence[Waiver], verdict: Verdict | None) -> list[dict[str, str]]:
+    """Which rule may be missed, what the gate found, until when, and who decided it."""
+    found = {r.name: r.words for r in verdict.rules} if verdict else {}
     return [
-        {"rule": w.rule, "until": w.until, "name": w.name, "role": w.role.replace("_", " "), "words": w.words}
+        {
+            "rule": w.rule,
+            "found": found.get(w.rule, "—"),
+            "until": w.until,
+            "name": w.name,
+            "role": w.role.replace("_", " "),
+            "words": w.words,
+        }
         for w in sorted(waivers, key=lambda w: (w.rule, w.until, w.name))
     ]
 

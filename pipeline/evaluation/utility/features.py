@@ -20,7 +20,7 @@ from pipeline.evaluation.utility.learners import TASK_MODELS, Learner, TrainingR
 from pipeline.evaluation.utility.regimes import best_model, holdout_scores, real_scores, subject_folds, training_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
@@ -34,6 +34,8 @@ SPLITS = 3
 """How often T and S are halved; each half gives a ranking."""
 MOST_TESTED = 1_000
 """Holdout people on whom features are shuffled."""
+SCORED_AT_ONCE = 5_000
+"""Rows that are scored together, at least: a call of boosting costs as much as a thousand rows."""
 PERSISTENCE = 0.9
 
 
@@ -146,22 +148,37 @@ def importance(
             g: float(np.abs(contribution[:, groups == g].sum(axis=1)).mean())
             for g in dict.fromkeys(learner.design.groups)
         }
-    rng = np.random.default_rng(seed)
     plain = learner.scores_of(features)
     reached = auc(plain, truth)
     names = side.tree_features(learner.drop, rows[:0]).names
     found = {}
-    for j, place in enumerate(learner.kept):
-        column = rng.permutation(features[:, j])
-        # Only rows whose value changes are scored again: of a rare code these are few.
-        changed = np.flatnonzero((column != features[:, j]) & ~(np.isnan(column) & np.isnan(features[:, j])))
+    for j, changed, moved in _shuffled(learner, features, np.random.default_rng(seed)):
         scores = plain.copy()
-        if len(changed):
-            moved = features[changed]
-            moved[:, j] = column[changed]
-            scores[changed] = learner.scores_of(moved)
-        found[names[place]] = reached - auc(scores, truth)
+        scores[changed] = moved
+        found[names[learner.kept[j]]] = reached - auc(scores, truth)
     return found
+
+
+def _shuffled(
+    learner: Learner, features: NDArray[np.floating], rng: np.random.Generator
+) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.float64]]]:
+    """Each feature in turn, shuffled: its number, the rows whose value changes, and their new scores.
+
+    Only rows whose value changes are scored again (of a rare code these are few), those of several features at once.
+    """
+    waiting: list[tuple[int, NDArray[np.int64], NDArray[np.floating]]] = []
+    for j in range(features.shape[1]):
+        column = rng.permutation(features[:, j])
+        changed = np.flatnonzero((column != features[:, j]) & ~(np.isnan(column) & np.isnan(features[:, j])))
+        moved = features[changed]
+        moved[:, j] = column[changed]
+        waiting.append((j, changed, moved))
+        if sum(len(w[1]) for w in waiting) >= SCORED_AT_ONCE or j == features.shape[1] - 1:
+            scores = learner.scores_of(np.concatenate([w[2] for w in waiting]))
+            ends = np.cumsum([len(w[1]) for w in waiting])
+            for (k, rows, _), own in zip(waiting, np.split(scores, ends[:-1]), strict=True):
+                yield k, rows, own
+            waiting = []
 
 
 def real_rankings(sides: RealSides, task: TaskSpec, model: str) -> Rankings:

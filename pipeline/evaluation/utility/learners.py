@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from pipeline.evaluation.encoding import Side
 
+Number = TypeVar("Number", bound=np.floating)
 TASK_MODELS = ("hgb", "lr")
 """A task's headline is the better of these in every profile, so that profiles agree."""
 MORE_MODELS = ("rf", "mlp")
@@ -109,17 +110,24 @@ def fit_learner(name: str, parts: Sequence[TrainingRows], drop: tuple[str, ...],
     labels = np.concatenate([p.labels for p in parts])
     share = float(labels.mean())
     if name in ON_TREES:
-        first = parts[0].side.tree_features(drop, parts[0].rows)
-        features = np.concatenate([first.matrix, *(p.side.tree_features(drop, p.rows).matrix for p in parts[1:])])
+        first = parts[0].side.tree_features(drop, parts[0].rows[:0])
+        features = _stacked([p.side.tree_features(drop, p.rows).matrix for p in parts])
         kept, nominal = first.usable(features)
         if not len(kept):
             return Learner(name, None, drop, share, kept=kept)
-        return Learner(name, _fit_tree(name, features[:, kept], labels, nominal, seed), drop, share, kept=kept)
+        if len(kept) < features.shape[1]:
+            features = features[:, kept]
+        return Learner(name, _fit_tree(name, features, labels, nominal, seed), drop, share, kept=kept)
     design = LinearDesign(parts[0].side, parts[0].rows, drop=drop)
     if not design.names:
         return Learner(name, None, drop, share, design=design)
-    scaled = np.concatenate([design.transform(p.side, p.rows) for p in parts])
+    scaled = _stacked([design.transform(p.side, p.rows) for p in parts])
     return Learner(name, _fit_scaled(name, scaled, labels, seed), drop, share, design=design)
+
+
+def _stacked(tables: list[NDArray[Number]]) -> NDArray[Number]:
+    """One below the other; a single one as it is: of a wide cohort a copy is 50 MB."""
+    return tables[0] if len(tables) == 1 else np.concatenate(tables)
 
 
 def _fit_tree(

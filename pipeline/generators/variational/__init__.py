@@ -1,0 +1,1 @@
+"""Parts that the variational autoencoders share: network, schedules of beta, prior, portraits."""
