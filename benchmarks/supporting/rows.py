@@ -74,7 +74,7 @@ def _query(spec: CohortSpec) -> pa.Table:
     connection = duckdb.connect()
     try:
         connection.execute(f"CREATE VIEW support AS SELECT * FROM read_csv('{source}')")
-        return connection.execute(spec.sql_file.read_text(encoding="utf-8")).to_arrow_table()
+        return connection.sql(spec.sql_file.read_text(encoding="utf-8")).to_arrow_table()
     finally:
         connection.close()
 
