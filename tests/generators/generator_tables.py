@@ -134,7 +134,7 @@ FIXTURES = {"mixed": mixed_cohort, "stays": stay_cohort, "codes": code_cohort}
 
 QUICK: dict[str, dict[str, object]] = {
     "cvae": {"epochs": 40, "batch_size": 128, "beta": 0.75, "patience": 0},
-    "synthvae": {"epochs": 30, "batch_size": 128, "beta": 1.0, "patience": 0},
+    "synthvae": {"epochs": 50, "batch_size": 128, "beta": 0.5, "patience": 0, "prior_components": 20},
     "tvae": {"epochs": 40, "batch_size": 128, "latent_dim": 16, "hidden": (128, 128), "patience": 0},
     "vae": {"epochs": 40, "batch_size": 128, "learning_rate": 2e-3, "patience": 0},
 }
