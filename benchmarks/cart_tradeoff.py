@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import numpy as np
 from supporting.quality import quality
 from supporting.rows import plain, split_support
+from supporting.scatter import Mark, Panel, Series, drawn
 from supporting.tables import FILES, detection, membership, read_table
 
 LIMIT = 0.53
@@ -31,7 +32,6 @@ RULES: dict[str, dict[str, Any]] = {
     "the same, splits that are noise left out": {},
     "the same, donors moved within the leaf": {"smoothing": "leaf"},
 }
-COLOURS = ("#b3261e", "#8a6d00", "#1d6b3a", "#2456a5")
 MOST_ROWS = 20_000
 
 
@@ -59,7 +59,8 @@ def main() -> None:
     points = on_support(given.leaves, given.seeds)
     if given.plot:
         given.plot.parent.mkdir(parents=True, exist_ok=True)
-        given.plot.write_text(drawn(points), encoding="utf-8")
+        told = "membership AUC (0.5: nothing is told; dashed: the limit)"
+        given.plot.write_text(drawn([panel(points)], x_title=told, y_title="detection AUC"), encoding="utf-8")
 
 
 def on_support(leaves: list[int], seeds: int) -> list[Point]:
@@ -114,50 +115,14 @@ def other_tables(names: list[str], splits: int) -> None:
             print(line, flush=True)
 
 
-def drawn(points: list[Point]) -> str:
-    """The points as an SVG: membership to the right, detection upwards, one line a rule, leaf sizes beside it."""
-    left, top, width, height = 70, 20, 560, 340
-    x = [p.figures["membership"] for p in points]
-    y = [p.figures["detection"] for p in points]
-    low_x, high_x = min(0.495, *x), max(0.54, *x) + 0.005
-    low_y, high_y = min(0.5, *y), max(y) + 0.01
-
-    def place(point: Point) -> tuple[float, float]:
-        across = (point.figures["membership"] - low_x) / (high_x - low_x)
-        up = (point.figures["detection"] - low_y) / (high_y - low_y)
-        return left + across * width, top + height - up * height
-
-    out = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left + width + 20} {top + height + 140}" '
-        'font-family="sans-serif" font-size="12" fill="#222">',
-        '<rect width="100%" height="100%" fill="#fff"/>',
-        f'<rect x="{left}" y="{top}" width="{width}" height="{height}" fill="none" stroke="#999"/>',
-    ]
-    for value in np.arange(np.ceil(low_x * 100) / 100, high_x, 0.01):
-        at = left + (value - low_x) / (high_x - low_x) * width
-        out.append(f'<text x="{at:.1f}" y="{top + height + 18}" text-anchor="middle">{value:.2f}</text>')
-    for value in np.arange(np.ceil(low_y * 50) / 50, high_y, 0.02):
-        at = top + height - (value - low_y) / (high_y - low_y) * height
-        out.append(f'<text x="{left - 8}" y="{at + 4:.1f}" text-anchor="end">{value:.2f}</text>')
-    at = left + (LIMIT - low_x) / (high_x - low_x) * width
-    out += [
-        f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{top}" y2="{top + height}" stroke="#999" stroke-dasharray="4 4"/>',
-        f'<text x="{left + width / 2}" y="{top + height + 38}" text-anchor="middle">'
-        "membership AUC (0.5: nothing is told; dashed: the limit)</text>",
-        f'<text transform="translate(18 {top + height / 2}) rotate(-90)" text-anchor="middle">detection AUC</text>',
-    ]
-    for i, (rule, colour) in enumerate(zip(RULES, COLOURS, strict=True)):
+def panel(points: list[Point]) -> Panel:
+    """Membership to the right, detection upwards, one line a rule, leaf sizes beside it."""
+    series = []
+    for rule in RULES:
         mine = [p for p in points if p.rule == rule]
-        at_points = [place(p) for p in mine]
-        path = " ".join(f"{a:.1f},{b:.1f}" for a, b in at_points)
-        out.append(f'<polyline points="{path}" fill="none" stroke="{colour}"/>')
-        for point, (a, b) in zip(mine, at_points, strict=True):
-            out.append(f'<circle cx="{a:.1f}" cy="{b:.1f}" r="3.5" fill="{colour}"/>')
-            out.append(f'<text x="{a + 6:.1f}" y="{b - 5:.1f}" fill="{colour}">{point.leaf}</text>')
-        row = top + height + 62 + 18 * i
-        out.append(f'<circle cx="{left + 6}" cy="{row - 4}" r="4" fill="{colour}"/>')
-        out.append(f'<text x="{left + 16}" y="{row}">{rule}; the number is the leaf size</text>')
-    return "\n".join([*out, "</svg>"]) + "\n"
+        marks = [Mark(p.figures["membership"], p.figures["detection"], text=str(p.leaf)) for p in mine]
+        series.append(Series(f"{rule}; the number is the leaf size", marks, joined=True))
+    return Panel("SUPPORT", series, limit=LIMIT)
 
 
 if __name__ == "__main__":

@@ -18,30 +18,48 @@ import numpy as np
 from supporting.rows import TRAIN_SHARE, data_folder
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import pandas as pd
     from numpy.typing import NDArray
 
     from pipeline.features.cohort import Cohort
     from pipeline.features.schema import TableSchema
-    from pipeline.features.spec import CohortSpec
+    from pipeline.features.spec import ColumnSpec
 
 FILES = {
+    "support": "support",
     "support2": "support2",
     "diabetes130": "diabetes-130",
     "adult": "uci-adult",
     "compas": "compas",
     "heart": "uci-heart",
 }
+"""Cohorts and the folders of their files."""
+STUDIES = {
+    "gbsg": ("gbsg_cancer_train_test.h5", 7),
+    "whas": ("whas_train_test.h5", 6),
+}
+"""Survival studies without a cohort of their own: file in `survival-deepsurv`, number of covariates."""
 EDGES = (0.005, 0.995)
 TINY = 1e-9
 
 
 @dataclass(frozen=True)
 class Table:
-    """A cohort's rows as its SQL gives them, with what is needed to tell a schema from some of them."""
+    """A cohort's rows as its SQL gives them, with what is needed to tell a schema from some of them.
+
+    Attributes:
+        cohort: All rows.
+        columns: What is declared of columns, by name.
+        unit: What a row is.
+        label: The column that models of these rows predict; None if the table has none.
+    """
 
     cohort: Cohort
-    spec: CohortSpec
+    columns: Mapping[str, ColumnSpec]
+    unit: str
+    label: str | None = None
 
     def split(self, seed: int, most_rows: int) -> tuple[Cohort, Cohort]:
         """Training part and holdout: the subjects at random, no more than about `most_rows` rows together."""
@@ -55,14 +73,16 @@ class Table:
         kept = np.flatnonzero(place[whose] < share)
         rows, subject = self.cohort.table.take(kept), self.cohort.subject[kept]
         train = place[whose][kept] < TRAIN_SHARE * share
-        schema = infer_schema(rows, train, self.spec.columns, self.spec.unit)
+        schema = infer_schema(rows, train, self.columns, self.unit)
         table = conform(rows, schema)
         first, second = (Cohort(table=table.filter(m), schema=schema, subject=subject[m]) for m in (train, ~train))
         return first, second
 
 
 def read_table(name: str) -> Table:
-    """The shipped cohort `name`, made from the real data in a home of its own."""
+    """The shipped cohort `name`, made from the real data in a home of its own, or one of the `STUDIES`."""
+    if name in STUDIES:
+        return _study(name)
     from pipeline.features.spec import BUILT_IN_COHORTS, load_book
     from pipeline.features.split import ENVIRONMENT, PUBLISHED_KEY
     from pipeline.features.stored import read_features
@@ -82,7 +102,31 @@ def read_table(name: str) -> Table:
         take_in(lake, handed, cell.source, "table", compute)
         gather_step(lake, cell)
         version, _ = features_step(lake, cell, compute)
-        return Table(read_features(lake.tables, version), cell.spec)
+        spec = cell.spec
+        return Table(read_features(lake.tables, version), spec.columns, spec.unit, spec.tasks[0].label if spec.tasks else None)
+
+
+def _study(name: str) -> Table:
+    """A survival study of DeepSurv: its covariates, the time and the event; its own two parts together."""
+    import h5py
+    import pyarrow as pa
+
+    from pipeline.features.cohort import Cohort
+    from pipeline.features.infer import conform, infer_schema
+
+    file, width = STUDIES[name]
+    with h5py.File(data_folder() / "survival-deepsurv" / file) as stored:
+        parts = [stored[part] for part in ("train", "test")]
+        covariates = np.concatenate([np.asarray(part["x"]) for part in parts]).astype(np.float64)
+        time = np.concatenate([np.asarray(part["t"]) for part in parts]).astype(np.float64)
+        event = np.concatenate([np.asarray(part["e"]) for part in parts]).astype(np.int64)
+    columns = {f"x{k}": np.round(covariates[:, k], 6) for k in range(width)}
+    table = pa.table({**columns, "time": np.round(time, 6), "event": event})
+    # The parts are two studies one after the other; figures take the first rows of a table for any.
+    table = table.take(np.random.default_rng(0).permutation(table.num_rows))
+    schema = infer_schema(table)
+    subject = np.array([str(k) for k in range(table.num_rows)])
+    return Table(Cohort(table=conform(table, schema), schema=schema, subject=subject), {}, "row", "event")
 
 
 def membership(train: Cohort, holdout: Cohort, synthetic: Cohort) -> float:
