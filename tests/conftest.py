@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pipeline.features.split import PUBLISHED_KEY
 from pipeline.store.home import Home
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -30,3 +34,21 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     monkeypatch.setenv("COHORTLOOM_SPLIT_KEY", PUBLISHED_KEY.decode())
     monkeypatch.delenv("COHORTLOOM_COHORTS", raising=False)
     return Home(root).ensure()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def metrics_that_fail_are_told() -> Iterator[None]:
+    """A metric of ours that raises makes a test fail; for users it is a result without a value."""
+    from pipeline.evaluation import protocol
+    from pipeline.evaluation.registry import BUILT_IN
+
+    told = protocol.failure_note
+
+    def raised(name: str, error: Exception) -> str:
+        if name in BUILT_IN:
+            raise error
+        return told(name, error)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(protocol, "failure_note", raised)
+        yield

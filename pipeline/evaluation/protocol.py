@@ -7,8 +7,10 @@ is in the metric modules, how numbers are combined in `intervals.py`.
 
 from __future__ import annotations
 
+import traceback
 import warnings
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -136,13 +138,20 @@ def compute(context: EvaluationContext, metrics: Sequence[str] | None = None) ->
 
 
 def _computed(metric: Metric, context: EvaluationContext) -> list[MetricResult]:
-    """A metric's results; another package's that fails is a result without a value, and takes no other down with it."""
-    if metric.spec.id in BUILT_IN:
-        return metric.compute(context)
+    """A metric's results; one that fails is a result without a value, and takes no other down with it."""
     try:
         return metric.compute(context)
     except Exception as error:  # its text may hold a patient's values
-        return [metric.spec.result(None, note=f"the metric failed with {type(error).__name__}")]
+        return [metric.spec.result(None, note=failure_note(metric.spec.id, error))]
+
+
+def failure_note(name: str, error: Exception) -> str:
+    """What a report says of a metric that raised: the kind of error and the line, never its text."""
+    kind = type(error).__name__
+    if name not in BUILT_IN:
+        return f"the metric failed with {kind}"
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"the metric failed with {kind} at {Path(last.filename).name}:{last.lineno}; this is a fault of ours"
 
 
 def key_of(row: MetricResult) -> Key:

@@ -158,7 +158,10 @@ def shap_rank_trees(ctx: EvaluationContext) -> list[MetricResult]:
         return [TREES.result(None, null=1.0, note="needs the extra `explain`: pip install 'cohortloom[explain]'")]
     rows: list[MetricResult] = []
     for task in ctx.plan.tasks:
-        found = _compared(ctx, task, "rf")
+        try:
+            found = _compared(ctx, task, "rf")
+        except ExplanationError as error:
+            found = str(error)
         if isinstance(found, str):
             rows.append(TREES.result(None, null=1.0, scope="task", key1=task.name, note=found))
         else:
