@@ -25,6 +25,7 @@ from pipeline.features.evaluation_spec import EvaluationSpec, GateSpec, TaskSpec
 from pipeline.features.split import assign
 from pipeline.features.tables import as_cohort, cohort_from_file, read_table, read_untidy, write_table
 from pipeline.release.gate import Rule, judge, with_verdict
+from pipeline.release.rules.fidelity import RARE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -214,11 +215,17 @@ def _without_privacy(plan: EvaluationPlan) -> list[str]:
 
 
 def _no_privacy(plan: EvaluationPlan) -> list[MetricResult]:
-    """Every privacy metric without a value: that nobody can tell is a result too."""
+    """Every privacy metric without a value: that nobody can tell is a result too.
+
+    Rare levels are no rule then: of the training rows a part stands in for the rest, so that a rare level may be common.
+    """
+    why = "no holdout: nobody is known to be a stranger to the generator"
     return [
-        metric.spec.result(None, note="no holdout: nobody is known to be a stranger to the generator")
-        for metric in _allowed(plan).values()
-        if metric.spec.family == "privacy"
+        spec.not_applicable("no holdout: the training rows are divided")
+        if spec.id == RARE.metric
+        else spec.result(None, note=why)
+        for spec in (metric.spec for metric in _allowed(plan).values())
+        if spec.family == "privacy"
     ]
 
 
@@ -236,7 +243,10 @@ def _notes(parts: Parts, holdout: Path | None, notes: list[str]) -> list[str]:
             f"compare with, {fresh:,} fresh); privacy cannot be judged."
         )
     else:
-        first = f"Of the holdout file {parts.holdout.n_rows:,} rows judged, {fresh:,} served as fresh real reference."
+        first = (
+            f"Of the holdout file {parts.holdout.n_rows:,} rows are judged, {fresh:,} serve as fresh real rows for reference "
+            "and attackers; people needed are counted among those judged."
+        )
     return [first, *notes]
 
 

@@ -60,6 +60,11 @@ def take_in_rows(table: pa.Table, schema: TableSchema, *, blocks: dict[str, csr_
         raise InputError("The table has none of the columns of the training rows.", todo="Is it the right file?")
     notes: list[str] = []
     lacking = [c.name for c in schema.modelled() if c.name not in table.column_names]
+    there = len(schema.modelled()) - len(lacking)
+    if there < len(lacking):
+        notes.append(
+            f"Only {there} of the {there + len(lacking)} columns of the training rows are there: is it the right file?"
+        )
     extra = [name for name in dict.fromkeys(table.column_names) if name not in wanted]
     twice = [name for name in dict.fromkeys(table.column_names) if table.column_names.count(name) > 1]
     for names, words in (

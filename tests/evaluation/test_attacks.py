@@ -18,7 +18,7 @@ from pipeline.evaluation.privacy.attacks import Attacks, attack, log_density, ta
 from pipeline.evaluation.privacy.epsilon import epsilon_bound
 from pipeline.evaluation.privacy.membership import rate_interval
 from pipeline.evaluation.privacy.nearness import Listed, listed, nearer, standard_error
-from pipeline.evaluation.privacy.outliers import outlierness
+from pipeline.evaluation.privacy.outliers import flagged_share, outlierness
 from pipeline.evaluation.privacy.shadow import shadow_attack
 from pipeline.evaluation.protocol import compute, headline, pooled
 from pipeline.generators.registry import generator_class
@@ -139,6 +139,18 @@ def test_error_of_a_rate_counts_that_of_its_threshold() -> None:
     assert np.mean(errors) == pytest.approx(np.std(rates), rel=0.2)
     copied = np.where(members, 1.0, 0.0)
     assert rate_interval(copied, members, 0.01) == (0.0, *clopper_pearson(2000, 2000))
+
+
+def test_ties_at_the_top_are_flagged_by_lot() -> None:
+    """Copies of coarse rows: 5 % of strangers look exactly like a copied person, so that nobody lies above them."""
+    members = np.repeat([True, False], 1_000)
+    scores = np.r_[np.ones(1_000), np.ones(50), np.linspace(0, 0.9, 950)]
+    flagged = flagged_share(scores, members, 0.01)
+    assert flagged[~members].mean() == pytest.approx(0.01)
+    assert flagged[members].mean() == pytest.approx(0.2)
+    apart = flagged_share(np.random.default_rng(0).normal(size=2_000), members, 0.01)
+    assert apart[~members].mean() == pytest.approx(0.01)
+    assert (np.unique(apart) <= 1).all()
 
 
 def test_somebody_with_several_rows_counts_once() -> None:

@@ -190,6 +190,10 @@ def test_nothing_known_nothing_secret_and_too_few_people_are_said_in_words() -> 
     few = judge(RealSides(parts, EvaluationPlan(known=KNOWN, profile="quick")), parts.train, *ALL)
     assert one(few, "priv.aia.excess").status == "underpowered"
     assert one(few, "priv.tcap").status == "underpowered"
+    # Nobody's secret is often enough there to be scored: that is a matter of people too, not of the generator.
+    rare = Parts(*(people(n, 310 + i) for i, n in enumerate((30, 9, 8, 8))))
+    scarce = judge(RealSides(rare, EvaluationPlan(known=KNOWN, profile="quick")), rare.train, "priv.aia.excess")
+    assert one(scarce, "priv.aia.excess").status == "underpowered"
     schema = parts.train.schema.model_copy(
         update={"columns": [c for c in parts.train.schema.columns if c.name in ("id", "died")]}
     )

@@ -107,6 +107,18 @@ def test_moments_tell_halved_spread(judged: Judged) -> None:
     assert fresh < judged("fresh", "fid.marg.moments", "age", "q95_synthetic").value
 
 
+def test_a_level_that_must_not_come_out_is_no_lost_spread() -> None:
+    """`rare_levels` forbids what fewer than 11 training people have: a generator that obeys is not accused of it."""
+
+    def smokers(n: int, seed: int, many: int) -> Cohort:
+        return edited(people(n, seed), lambda k, x: pa.array(np.arange(n) < many) if k == "smoker" else x)
+
+    for carriers, lost in ((5, 0.0), (30, 1 / 9)):
+        real = RealSides(Parts(smokers(400, 1, carriers), *[smokers(400, seed, 20) for seed in (2, 3, 4)]))
+        obeying = EvaluationContext(real, synthetic_side(real, smokers(400, 5, 0)))
+        assert compute(obeying, ["fid.marg.variance_collapse"])[0].value == pytest.approx(lost)
+
+
 def test_extremes_are_for_the_internal_report_alone(judged: Judged, sides: RealSides) -> None:
     judged("fresh", "fid.marg.moments", "age", "mean_real")
     context = judged.context("fresh")  # type: ignore[attr-defined]

@@ -111,6 +111,7 @@ def test_without_a_holdout_privacy_is_not_judged(folder: Path) -> None:
     assert row.value is None
     assert "no holdout" in row.note
     assert judged.verdict.only("privacy").status == "fail"
+    assert [r.name for r in judged.verdict.rules if "no figure" in r.words] == []
     assert "privacy cannot be judged" in judged.notes[0]
 
 
@@ -144,6 +145,13 @@ def test_duplicate_names_take_the_first() -> None:
     taken = take_in_rows(twice, schema)
     assert any("more than once" in note for note in taken.notes)
     assert taken.cohort.table.column("age").to_pylist() == table["age"].tolist()
+
+
+def test_a_table_of_other_columns_may_be_the_wrong_file() -> None:
+    cohort = people(30, 1)
+    assert "is it the right file?" in take_in_rows(cohort.table.select(["age", "sex"]), cohort.schema).notes[0]
+    most = cohort.table.drop_columns(["id", "age"])
+    assert not any("right file" in note for note in take_in_rows(most, cohort.schema).notes)
 
 
 def test_a_plan_file(tmp_path: Path) -> None:

@@ -9,12 +9,8 @@ import pytest
 from toy_people import coded, people
 
 from pipeline.evaluation.context import EvaluationContext, Parts, RealSides, synthetic_side
-from pipeline.evaluation.literal.membership import (
-    f1_of,
-    hits,
-    index_mixed_authenticity,
-    overfitting_protection,
-)
+from pipeline.evaluation.literal.closest_records import overfitting_protection
+from pipeline.evaluation.literal.membership import f1_of, hits, index_mixed_authenticity
 from pipeline.evaluation.plan import EvaluationPlan
 from pipeline.evaluation.protocol import compute, headline, pooled
 

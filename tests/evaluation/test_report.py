@@ -19,6 +19,7 @@ from toy_people import TASK, coded, edited, people
 
 from pipeline.evaluation.context import Parts
 from pipeline.evaluation.plan import EvaluationPlan
+from pipeline.evaluation.privacy.copies import MAYBE_CHANCE
 from pipeline.evaluation.protocol import Evaluation, evaluate_references, headline, run_evaluation
 from pipeline.evaluation.report import figures, headline_svg, markdown_summary, write_report
 from pipeline.evaluation.report.findings import findings
@@ -260,7 +261,7 @@ def test_the_verdict_comes_first_in_plain_words(tmp_path: Path, judged: Judged) 
         "1,000 are needed",
     ):
         assert words in first, words
-    assert "<dt>looks at the holdout</dt><dd>3</dd>" in page
+    assert "<dt>looks of this generator at the holdout</dt><dd>3</dd>" in page
     rules = page[page.index('<section id="rules"') : page.index('<section id="cohort"')]
     assert "What could not be judged" in rules
     assert "1,000" in rules
@@ -304,6 +305,35 @@ def test_what_each_privacy_figure_means_is_said() -> None:
     assert fine["Is anybody left out?"].startswith("No.")
 
 
+def test_chance_is_told_by_fresh_rows_and_coincidence_is_no_copy() -> None:
+    """Against an innocent: an attack that scores 63 % on fresh rows too, and two equal rows that chance explains."""
+
+    def row(metric: str, value: float | None, note: str = "", n: int | None = None) -> MetricResult:
+        return MetricResult(metric, value, note=note, n=n)
+
+    rows = [
+        row("priv.mia.tpr_at_1pct_fpr", None, "underpowered: 834 people", 834),
+        replace(row("priv.mia.max_auc", 0.55), replicate=0),
+        replace(row("priv.mia.max_auc", 0.61), replicate=1),
+        row("priv.mia.max_auc", 0.58),
+        row("priv.mia.outlier_auc", 0.64),
+        row("priv.exact_unique", 2.0, f"2 met, 0.0 expected by chance, {MAYBE_CHANCE}"),
+    ]
+    fresh = {"ref_fresh": [row("priv.mia.max_auc", 0.52), row("priv.mia.outlier_auc", 0.63)]}
+    said, alone = dict(findings(rows, fresh)), dict(findings(rows, {}))
+    members, unusual = (
+        "Could someone find out who was in the training data?",
+        "Are unusual people safe?",
+    )
+    assert "1,000 are needed, there are 834" in said[members]
+    assert "61\N{NO-BREAK SPACE}% of the time" in said[members]
+    assert "comes to 52\N{NO-BREAK SPACE}%" in said[members]
+    assert "comes to 63\N{NO-BREAK SPACE}%" in said[unusual]
+    assert "a coin does so 50 %" not in said[unusual]
+    assert "a coin does so 50 %" in alone[unusual]
+    assert said["Are real people's records repeated?"].startswith("This cannot be said. The synthetic rows repeat 2 ")
+
+
 def test_report_without_gate_references_or_tasks(tmp_path: Path) -> None:
     parts = Parts.of_two(people(60, 1), people(50, 2))
     evaluation = run_evaluation(parts, [people(30, 3)], EvaluationPlan(profile="quick"))
@@ -322,6 +352,22 @@ def test_report_of_code_blocks_and_of_one_row(tmp_path: Path) -> None:
         evaluation = run_evaluation(parts, [coded(n, 9, 30)], EvaluationPlan(profile="quick"))
         page = written(tmp_path, evaluation, {}, verdict=None, profile="public")
         assert "Codes of &#39;diagnoses&#39;" in page
+
+
+def test_long_names_leave_room_for_what_is_drawn() -> None:
+    """Forty columns called like sentences: short beside the picture, in full for hovering and in the CSV."""
+    from pipeline.evaluation.report.figures.dependence import heatmaps
+
+    names = [f"charge = driving while the licence is suspended, {i:02d}" for i in range(40)]
+    matrix = np.eye(40).tolist()
+    details = {"correlation": {"names": names, "real": matrix, "synthetic": matrix, "left_out": 0}}
+    for drawn in heatmaps([], details):
+        axes = drawn["layout"]["xaxis"], drawn["layout"]["yaxis"]
+        assert drawn["data"][0]["x"] == drawn["data"][0]["y"] == axes[1]["tickvals"] == names
+        assert max(map(len, axes[1]["ticktext"])) <= 24
+        assert len(set(axes[1]["ticktext"])) == 40
+        assert not axes[0]["showticklabels"]
+        assert "same order" in drawn["caption"]
 
 
 def test_tables_are_files_that_no_spreadsheet_runs() -> None:
@@ -352,7 +398,7 @@ def test_short_forms(judged: Judged) -> None:
 
 
 def test_the_first_sentence_names_the_broken_rules() -> None:
-    from pipeline.evaluation.report.verdict import verdict_words
+    from pipeline.evaluation.report.verdict import gate_groups, verdict_words
     from pipeline.release.gate import Verdict
     from pipeline.release.rules.held import Rule
 
@@ -363,6 +409,8 @@ def test_the_first_sentence_names_the_broken_rules() -> None:
     state, name, sentence = verdict_words(Verdict("fail", rules))
     assert (state, name) == ("fail", "Does not pass")
     assert sentence.endswith("Broken: rule 1 in words; rule 2 in words; rule 3 in words; and 2 more.")
+    count = gate_groups(Verdict("fail", rules), [])[0]["count"]
+    assert count == "2 of 8 rules hold, 5 broken, 1 left open"
     assert "more" not in verdict_words(Verdict("underpowered", rules[-2:]))[2]
     assert verdict_words(None)[0] == ""
 

@@ -82,6 +82,19 @@ def test_words_of_a_rule() -> None:
     assert rules["mia_tpr_at_1pct_fpr"].words == expected
 
 
+def test_a_rule_names_what_broke_it_and_tells_numbers_apart() -> None:
+    """The columns that break the schema, the clinical rule that is broken most, and on which side a like number lies."""
+    most = replace(row("ehr.ckv", 0.0054), key1="worst", note="misdemeanours <= priors (mined)")
+    columns = [replace(row("schema.adherence", v), scope="column", key1=k) for k, v in (("charge", 0.0), ("age", 1.0))]
+    changed = results(ehr_ckv=(0.0054, 0.0001), schema_adherence=(0.96, 0.0))
+    _, rules = judged([*changed, most, *columns])
+    words = rules["clinical_violations"].words
+    assert "0.5 % (just above), at most 0.5 % allowed" in words
+    assert words.endswith("most of all: misdemeanours <= priors (mined), 0.5 %")
+    assert "cells of 'charge' are missing where" in rules["schema_adherence"].words
+    assert "age" not in rules["schema_adherence"].words
+
+
 @pytest.mark.parametrize(
     ("changed", "name"),
     [

@@ -18,7 +18,7 @@ from pipeline.evaluation.results import MetricSpec
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from pipeline.evaluation.context import EvaluationContext
+    from pipeline.evaluation.context import EvaluationContext, RealSides
     from pipeline.evaluation.encoding import Side
     from pipeline.evaluation.results import MetricResult
     from pipeline.features.schema import CodeBlock, Column
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 COLLAPSED_RATIO = 0.5
 COLLAPSED_SHARE = 0.10
 """The alarm is on when more than this share of columns has less than half of the real spread."""
+SMALL = 11
+"""Levels of fewer training rows are not given out."""
 COMMON_ROWS = 20
 """Rows a side that are expected to have a code: of a rarer one the spread is lost by chance."""
 FEWEST_BELOW = 11
@@ -49,12 +51,13 @@ COLLAPSE = MetricSpec(
     family="fidelity",
     direction=-1,
     range=(0.0, 1.0),
-    needs=frozenset({"H", "S"}),
-    version="2",
+    needs=frozenset({"T", "H", "S"}),
+    version="3",
     title="Columns that lost their spread",
     caption="Share of numeric and binary columns whose synthetic standard deviation is less than half the real one "
     "(outliers cut at the 0.5th and 99.5th percentile); of a code block, the share of its common codes, where that is "
-    "larger. Lower is better, the null is 0; the alarm is on above 10 %.",
+    "larger. Columns of two levels of which fewer than 11 training rows have one are left out: that level must not come "
+    "out. Lower is better, the null is 0; the alarm is on above 10 %.",
     source="alarm of this project, after decoder-mean sampling in published VAEs",
 )
 
@@ -162,7 +165,8 @@ def interval_overlap(a: Summary, b: Summary) -> tuple[float, float | None]:
 def variance_collapse(ctx: EvaluationContext) -> list[MetricResult]:
     """Share of numeric and binary columns, or of a block's codes, with less than half of the real spread.
 
-    Columns that are constant in the real rows are left out.
+    Columns that are constant in the real rows are left out, and so are columns of two levels of which fewer than 11
+    training rows have one: a generator must not give that level out, so it cannot keep the spread.
 
     Numbers are cut on both sides at the 0.5th and 99.5th percentile of T first: one mistyped value in the holdout
     would else make the real spread huge and set off the alarm for every generator.
@@ -171,7 +175,7 @@ def variance_collapse(ctx: EvaluationContext) -> list[MetricResult]:
     judged = 0
     for column in ctx.sides.encoder.columns:
         real, made = as_numbers(ctx.sides.holdout, column), as_numbers(ctx.synthetic, column)
-        if column.kind == "ordinal" or real is None or made is None:
+        if column.kind == "ordinal" or real is None or made is None or _withheld(ctx.sides, column):
             continue
         if column.numeric:
             rule = ctx.sides.encoder.numeric[column.name]
@@ -194,6 +198,14 @@ def variance_collapse(ctx: EvaluationContext) -> list[MetricResult]:
     of = f"codes of {worst}" if worst else ""
     note = " ".join(filter(None, [f"{len(lost)} of {judged}", of])) + f": {named}" if lost else ""
     return [COLLAPSE.result(share, n=judged, null=0.0, note=f"alarm: {note}" if share > COLLAPSED_SHARE else note)]
+
+
+def _withheld(sides: RealSides, column: Column) -> bool:
+    """Whether a level of a binary column is too rare among the training rows to be given out."""
+    if column.kind != "binary":
+        return False
+    codes = sides.train.codes[column.name]
+    return bool((np.bincount(codes[codes >= 0], minlength=len(column.levels or [])) < SMALL).any())
 
 
 def _collapsed_codes(ctx: EvaluationContext, block: CodeBlock) -> tuple[list[str], int]:

@@ -106,7 +106,9 @@ def ckv(ctx: EvaluationContext) -> list[MetricResult]:
     found = [_excess(made.rows, real.rows, key1="", what="row")]
     found.append(_excess(made.checks, real.checks, key1="checks", what="check"))
     if worst is not None:
-        found.append(CKV.result(worst[0], n=len(rules), key1="worst", note=worst[1]))
+        mined = any(rule.name == worst[1] and rule.origin == "mined" for rule in rules)
+        named = worst[1] + (" (mined from the training rows, not declared)" if mined else "")
+        found.append(CKV.result(worst[0], n=len(rules), key1="worst", note=named))
     return [*found, *(row for group in each for row in group), *lacking]
 
 

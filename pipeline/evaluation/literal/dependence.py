@@ -1,8 +1,8 @@
-"""Dependence as published: divergences of pairs and quality scores of the papers, to the letter.
+"""Dependence as published: divergences of pairs and scores of the papers, to the letter.
 
 What a paper leaves open is settled in the docstring of its formula and said in its flaw; the papers here compare with
-what they trained on, so the real rows are T. Distances of correlations are in `correlations.py`, the sound versions in
-`pipeline.evaluation.fidelity.dependence`, `association` and `pairs`.
+what they trained on, so the real rows are T. Distances of correlations are in `correlations.py`, SDMetrics' quality report
+in `quality_report.py`, the sound versions in `pipeline.evaluation.fidelity.dependence`, `association` and `pairs`.
 """
 
 from __future__ import annotations
@@ -21,12 +21,10 @@ if TYPE_CHECKING:
     from pipeline.evaluation.context import EvaluationContext
     from pipeline.evaluation.encoding import Side
     from pipeline.evaluation.results import MetricResult
-    from pipeline.features.schema import Column
 
     Matrix = NDArray[np.float64]
 
 KL_BINS, KL_ADDED, KL_UNSEEN = 10, 1e-5, 1e-6
-TREND_BINS = 10
 MOST_PAIRS = 2_000
 NHSX = "NHSX SynthVAE report, table 2"
 RLSYN = "RLSyn (Espinosa-Dice 2025), abstract"
@@ -75,16 +73,6 @@ DISC_KL = literal_spec(
          "Independent": 0.9809},
     ),
 )  # fmt: skip
-QUALITY = literal_spec(
-    "sdv.quality", "Quality report (SDMetrics)",
-    "Mean of column shapes (one minus Kolmogorov-Smirnov or total variation distance) and column pair trends (similarity "
-    "of correlations and of two-way tables). Higher is better; two real samples come near 1.",
-    "SDMetrics QualityReport up to 0.32",
-    "Numbers are cut into bins of real and of synthetic values separately, and correlations know no scale: a number "
-    "multiplied by 10 and raised by 500 keeps a pair score of 1. Half of the score is marginal, so that independent "
-    "columns score high.",
-    needs="T", upper=1.0, higher=True, cost="C",
-)  # fmt: skip
 RLSYN_NMI = literal_spec(
     "rlsyn.nmi", "NMI (RLSyn, unverified)",
     "Mean absolute difference of normalised mutual information of pairs of columns, training rows against synthetic. Lower "
@@ -118,13 +106,13 @@ def sdv_cont_kl(ctx: EvaluationContext) -> list[MetricResult]:
     """Mean over pairs of numbers known on both rows' sides."""
     numbers = [c.name for c in ctx.sides.encoder.columns if c.numeric]
     values = []
-    for a, b in _pairs(ctx, numbers, "lit.sdv.cont_kl"):
+    for a, b in drawn_pairs(ctx, numbers, "lit.sdv.cont_kl"):
         real, made = (np.stack([s.values[a], s.values[b]]) for s in (ctx.sides.train, ctx.synthetic))
         values.append(histogram_score(*(x[:, ~np.isnan(x).any(axis=0)] for x in (real, made))))
     known = [v for v in values if v is not None]
     if not known:
         return [CONT_KL.not_applicable("no two numeric columns with values")]
-    return [CONT_KL.result(float(np.mean(known)), n=len(ctx.synthetic), null=1.0, note=_capped(known))]
+    return [CONT_KL.result(float(np.mean(known)), n=len(ctx.synthetic), null=1.0, note=capped(known))]
 
 
 @metric(DISC_KL, floor="")
@@ -133,50 +121,13 @@ def sdv_disc_kl(ctx: EvaluationContext) -> list[MetricResult]:
     discrete = [c.name for c in ctx.sides.encoder.columns if c.discrete]
     sizes = {c.name: len(c.levels or []) for c in ctx.sides.encoder.columns if c.discrete}
     values = []
-    for a, b in _pairs(ctx, discrete, "lit.sdv.disc_kl"):
+    for a, b in drawn_pairs(ctx, discrete, "lit.sdv.disc_kl"):
         real, made = (_two_way(s.codes[a], s.codes[b], sizes[a], sizes[b]) for s in (ctx.sides.train, ctx.synthetic))
         if real.sum() and made.sum():
             values.append(levels_score(real, made))
     if not values:
         return [DISC_KL.not_applicable("no two discrete columns with values")]
-    return [DISC_KL.result(float(np.mean(values)), n=len(ctx.synthetic), null=1.0, note=_capped(values))]
-
-
-@metric(QUALITY, floor="")
-def sdv_quality(ctx: EvaluationContext) -> list[MetricResult]:
-    """Mean of both halves, and each of them; code blocks are left out."""
-    from pipeline.evaluation.fidelity.marginal import ks_distance
-
-    columns = {c.name: c for c in ctx.sides.encoder.columns}
-    real, made = ctx.sides.train, ctx.synthetic
-    shapes = []
-    for name, column in columns.items():
-        if column.numeric:
-            pair = real.values[name], made.values[name]
-            if not any(np.isnan(x).all() for x in pair):
-                shapes.append(1.0 - ks_distance(*pair))
-        else:
-            levels = len(column.levels or [])
-            counts = [
-                np.bincount(s.codes[name][s.codes[name] >= 0], minlength=levels).astype(np.float64)
-                for s in (real, made)
-            ]
-            if all(c.sum() for c in counts):
-                shapes.append(overlap(counts[0], counts[1]))
-    trends = [
-        t
-        for a, b in _pairs(ctx, list(columns), "lit.sdv.quality")
-        if (t := pair_trend(real, made, columns[a], columns[b])) is not None
-    ]
-    if not shapes or not trends:
-        return [QUALITY.not_applicable("fewer than two columns with values")]
-    halves = float(np.mean(shapes)), float(np.mean(trends))
-    n = len(ctx.synthetic)
-    return [
-        QUALITY.result(float(np.mean(halves)), n=n, null=1.0, note=_capped(trends)),
-        QUALITY.result(halves[0], n=n, null=1.0, key1="column shapes"),
-        QUALITY.result(halves[1], n=n, null=1.0, key1="column pair trends"),
-    ]
+    return [DISC_KL.result(float(np.mean(values)), n=len(ctx.synthetic), null=1.0, note=capped(values))]
 
 
 @metric(RLSYN_NMI, floor="")
@@ -254,46 +205,6 @@ def overlap(real: NDArray[np.float64], made: NDArray[np.float64]) -> float:
     return float(1 - np.abs(real / real.sum() - made / made.sum()).sum() / 2)
 
 
-def pair_trend(real: Side, made: Side, a: Column, b: Column) -> float | None:
-    """Similarity of a pair: of correlations for two numbers, else of two-way tables with bins of each side's own.
-
-    None where a side has no row with both values, or a number does not vary.
-    """
-    if a.numeric and b.numeric:
-        found = [_correlation(s.values[a.name], s.values[b.name]) for s in (real, made)]
-        return None if None in found else 1 - abs((found[0] or 0.0) - (found[1] or 0.0)) / 2
-    tables = []
-    for side in (real, made):
-        left, right = _own_bins(side, a), _own_bins(side, b)
-        known = (left >= 0) & (right >= 0)
-        sizes = [TREND_BINS if c.numeric else len(c.levels or []) for c in (a, b)]
-        table = np.bincount(left[known] * sizes[1] + right[known], minlength=sizes[0] * sizes[1]).astype(np.float64)
-        if not table.sum():
-            return None
-        tables.append(table)
-    return overlap(tables[0], tables[1])
-
-
-def _own_bins(side: Side, column: Column) -> NDArray[np.int64]:
-    """(n,) bins, -1 where missing: levels, or ten of equal width on this side's own range."""
-    if column.discrete:
-        return side.codes[column.name]
-    value = side.values[column.name]
-    known = ~np.isnan(value)
-    if not known.any():
-        return np.full(len(value), -1)
-    edges = np.histogram_bin_edges(value[known], TREND_BINS)
-    return np.where(known, np.searchsorted(edges[1:-1], np.where(known, value, 0.0), side="right"), -1)
-
-
-def _correlation(x: NDArray[np.float64], y: NDArray[np.float64]) -> float | None:
-    known = ~(np.isnan(x) | np.isnan(y))
-    x, y = x[known], y[known]
-    if len(x) < 2 or (x == x[0]).all() or (y == y[0]).all():
-        return None
-    return float(np.corrcoef(x, y)[0, 1])
-
-
 def _two_way(a: NDArray[np.int64], b: NDArray[np.int64], rows: int, columns: int) -> Matrix:
     """(rows, columns) counts of pairs of levels, missing and unknown ones left out."""
     known = (a >= 0) & (b >= 0)
@@ -302,11 +213,12 @@ def _two_way(a: NDArray[np.int64], b: NDArray[np.int64], rows: int, columns: int
     )
 
 
-def _pairs(ctx: EvaluationContext, names: list[str], metric_id: str) -> list[tuple[str, str]]:
+def drawn_pairs(ctx: EvaluationContext, names: list[str], metric_id: str) -> list[tuple[str, str]]:
     """All pairs of names, or `MOST_PAIRS` of them drawn once."""
     every = list(combinations(names, 2))
     return [every[k] for k in ctx.sides.sample(len(every), MOST_PAIRS, metric_id)]
 
 
-def _capped(values: list[float]) -> str:
+def capped(values: list[float]) -> str:
+    """What a figure over pairs says where not all of them were taken."""
     return f"of {MOST_PAIRS:,} pairs drawn at random" if len(values) == MOST_PAIRS else ""

@@ -285,10 +285,10 @@ def ldss(ctx: EvaluationContext) -> list[MetricResult]:
 
 
 def disparity(share: float, share_real: float) -> float:
-    """Natural log of the ratio of odds; infinite where a share is 0 or 1."""
-    with np.errstate(divide="ignore"):
+    """Natural log of the ratio of odds; infinite where one share is 0 or 1, no number where both are the same of these."""
+    with np.errstate(divide="ignore", invalid="ignore"):
         odds, odds_real = (np.log(np.float64(p)) - np.log1p(-np.float64(p)) for p in (share, share_real))
-    return float(odds - odds_real)
+        return float(odds - odds_real)
 
 
 def level(value: float) -> str:

@@ -1,7 +1,8 @@
-"""Copies, distances and membership as published: SDMetrics, ScoEHR, Alaa, Yan, PyHealth, RLSyn, syntheval.
+"""Copies, distances and membership as published: ScoEHR, Alaa, Yan, PyHealth, RLSyn, syntheval.
 
-The sound versions are in `pipeline.evaluation.privacy`. Distances are Gower's own unless a formula names another; code
-blocks enter by Jaccard distance, where their authors take every code as a column.
+Those of SDMetrics are in `closest_records.py`, the sound versions in `pipeline.evaluation.privacy`. Distances are Gower's
+own unless a formula names another; code blocks enter by Jaccard distance, where their authors take every code as a
+column.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import numpy as np
 
 from pipeline.evaluation.distances import EuclidPoints
 from pipeline.evaluation.intervals import clopper_pearson
+from pipeline.evaluation.literal.closest_records import range_of
 from pipeline.evaluation.neighbours import knn
 from pipeline.evaluation.privacy.attacks import attack
 from pipeline.evaluation.privacy.cosine import carries
@@ -22,14 +24,11 @@ from pipeline.evaluation.row_hashes import content_hashes
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from pipeline.evaluation.context import EvaluationContext, RealSides
+    from pipeline.evaluation.context import EvaluationContext
     from pipeline.evaluation.encoding import Side
     from pipeline.evaluation.results import Cost, MetricResult
-    from pipeline.features.cohort import Cohort
 
 CELLS = 4_000_000
-UNIFORM_ROWS = 500
-"""Uniformly random rows of codes that are dense at once."""
 SCOEHR_DATA = "MIMIC-III counts, 46,520 x 1,071"
 YAN_SHARE = 0.7
 """Share of training people among the targets of Yan's attack (their split is 70/30)."""
@@ -58,22 +57,6 @@ def _spec(
     )
 
 
-OVERFITTING = _spec(
-    "sdv.dcr_overfitting", "Overfitting protection (SDMetrics)",
-    "min(1, 2 (1 - share of synthetic rows strictly nearer to training than to holdout)). 1 is said to be the best.",
-    "SDMetrics DCROverfittingProtection",
-    "A tie counts as nearer to the holdout, so exact copies of training rows in sparse binary data score a perfect 1. "
-    "Sizes are not matched, so an innocent 70/30 split scores below 1, 0.82 in a simulation.",
-    direction=1, needs="T H S",
-)  # fmt: skip
-BASELINE = _spec(
-    "sdv.dcr_baseline", "Baseline protection (SDMetrics)",
-    "min(1, median distance to training of synthetic rows over that of uniformly random rows). 1 is said to be the best.",
-    "SDMetrics DCRBaselineProtection",
-    "Uniform noise lies far from all people, so real people who were never trained on score low too: it measures how "
-    "realistic rows are, and calls that a danger.",
-    direction=1,
-)  # fmt: skip
 COSINE = _spec(
     "scoehr.cosine", "People not protected (ScoEHR)",
     "Share of training people with a synthetic row at a cosine similarity above 0.5. Lower is said to be better.",
@@ -147,29 +130,6 @@ HITTING = _spec(
     "There is no control group: in a table of few levels fresh real people are hit as often.",
     direction=-1,
 )  # fmt: skip
-
-
-@metric(OVERFITTING, floor="")
-def dcr_overfitting(ctx: EvaluationContext) -> list[MetricResult]:
-    """Ties as in the source."""
-    train, holdout = (ctx.near("S", name, k=1, distance="gower1").distance[:, 0] for name in ("T", "H"))
-    low, high = clopper_pearson(float((train < holdout).sum()), len(train))
-    interval = min(1.0, 2.0 * (1.0 - high)), min(1.0, 2.0 * (1.0 - low))
-    return [OVERFITTING.result(overfitting_protection(train, holdout), interval=interval, n=len(train))]
-
-
-@metric(BASELINE, floor="")
-def dcr_baseline(ctx: EvaluationContext) -> list[MetricResult]:
-    """Median distances to training rows, of synthetic rows over uniform ones."""
-    own = np.sort(ctx.near("S", "T", k=1, distance="gower1").distance[:, 0])
-    noise = ctx.sides.once("lit/uniform", lambda: _uniform_distance(ctx))
-    if noise == 0:
-        return [BASELINE.result(None, note="uniformly random rows equal training rows")]
-    # The median's 95 % interval by ranks: half of the rows, give or take 1.96 sqrt(n) / 2.
-    reach = 0.98 * len(own) ** 0.5
-    ranks = np.clip([len(own) / 2 - reach, len(own) / 2 + reach], 0, len(own) - 1).astype(int)
-    low, high = (min(1.0, float(own[rank]) / noise) for rank in ranks)
-    return [BASELINE.result(min(1.0, float(np.median(own)) / noise), interval=(low, high), n=len(own))]
 
 
 @metric(COSINE, floor="")
@@ -262,11 +222,6 @@ def hitting_rate(ctx: EvaluationContext) -> list[MetricResult]:
     return [_share(HITTING, int(hit.sum()), len(hit))]
 
 
-def overfitting_protection(to_train: NDArray[np.float64], to_holdout: NDArray[np.float64]) -> float:
-    """min(1, 2 (1 - share strictly nearer to training))."""
-    return float(min(1.0, 2.0 * (1.0 - (to_train < to_holdout).mean())))
-
-
 def index_mixed_authenticity(
     spacing: NDArray[np.float64], distance: NDArray[np.float64], nearest: NDArray[np.int64]
 ) -> float:
@@ -299,7 +254,7 @@ def hits(real: Side, rows: NDArray[np.int64], synthetic: Side, pool: NDArray[np.
         right = order[np.arange(len(left)) + np.repeat(start[some] - np.cumsum(sizes) + sizes, sizes)]
         for column in real.encoder.columns:
             if column.numeric:
-                low, high = _range(real.values[column.name])
+                low, high = range_of(real.values[column.name])
                 x, y = real.values[column.name][rows[left]], synthetic.values[column.name][pool[right]]
                 near = (np.abs(x - y) <= HIT * (high - low)) | np.isnan(x)
                 left, right = left[near], right[near]
@@ -316,12 +271,6 @@ def _kind(side: Side, rows: NDArray[np.int64]) -> NDArray[np.uint64]:
     return content_hashes(levels, [matrix[rows] for matrix in side.presence.values()])
 
 
-def _range(values: NDArray[np.float64]) -> tuple[float, float]:
-    """Least and greatest known value; (0, 0) where none is known."""
-    known = values[~np.isnan(values)]
-    return (float(known.min()), float(known.max())) if len(known) else (0.0, 0.0)
-
-
 def _share(spec: MetricSpec, count: int, n: int, *, null: float | None = None) -> MetricResult:
     low, high = clopper_pearson(count, n)
     return spec.result(count / n, se=(high - low) / (2 * 1.959964), interval=(low, high), n=n, null=null)
@@ -330,38 +279,3 @@ def _share(spec: MetricSpec, count: int, n: int, *, null: float | None = None) -
 def _euclidean(side: Side, rows: NDArray[np.int64]) -> EuclidPoints:
     """Scaled numbers, levels and codes side by side: squared distance = squares + differing levels + differing codes."""
     return EuclidPoints(side.points.dense[rows], 1, tuple(matrix[rows] for matrix in side.presence.values()))
-
-
-def _uniform_distance(ctx: EvaluationContext) -> float:
-    """Median distance to T of rows drawn uniformly over T's ranges, levels and codes."""
-    side = ctx.sides.encoder.side(_uniform(ctx.sides, len(ctx.rows("T"))))
-    reference = ctx.side("T").city_points.take(ctx.rows("T", "reference"))
-    return float(np.median(knn(side.city_points, reference, 1, device=ctx.plan.device).distance[:, 0]))
-
-
-def _uniform(sides: RealSides, n: int) -> Cohort:
-    from scipy.sparse import csr_matrix, vstack
-
-    from pipeline.features.cohort import assemble
-
-    rng = sides.rng("lit.sdv.dcr_baseline")
-    values: dict[str, NDArray[np.generic]] = {}
-    for column in sides.encoder.columns:
-        if column.discrete:
-            values[column.name] = rng.integers(0, max(len(column.levels or []), 1), n)
-            continue
-        low, high = _range(sides.train.values[column.name])
-        values[column.name] = rng.uniform(low, high, n)
-    blocks = {
-        b.name: vstack(
-            [
-                csr_matrix(rng.integers(0, 2, (min(UNIFORM_ROWS, n - lo), len(b.vocabulary))).astype(np.float32))
-                for lo in range(0, n, UNIFORM_ROWS)
-            ],
-            format="csr",
-        )
-        for b in sides.encoder.blocks
-    }
-    schema = sides.encoder.schema
-    kept = [c for c in schema.columns if c.kind == "identifier" or c.name in values]
-    return assemble(schema.model_copy(update={"columns": kept}), values, blocks=blocks)

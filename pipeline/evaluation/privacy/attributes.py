@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from pipeline.evaluation.results import MetricResult
 
 FEWEST_PEOPLE, NEEDED = 50, 1_000
+TOO_RARE = "no secret occurs often enough on both sides to be scored"
 SWEEP = (0, 256)
 """Other numbers of known codes, shown beside the default in the costlier profiles."""
 CLOSEST = 0.1
@@ -123,6 +124,9 @@ def excess(ctx: EvaluationContext) -> list[MetricResult]:
     """Mean over secrets of the best attacker, every attacker, the worst secret, the closest targets, each secret."""
     found, reason = _attack(ctx)
     if found is None:
+        n = min(len(np.unique(_clusters(ctx, name))) for name in ("T", "H"))
+        if reason == TOO_RARE and n < NEEDED:
+            return [EXCESS.underpowered(n, NEEDED, "people inside or outside training", null=0.0)]
         return [EXCESS.result(None, null=0.0, note=reason)]
     attack, closest = found
     n = min(attack.people)
@@ -200,7 +204,7 @@ def _attack(ctx: EvaluationContext) -> tuple[tuple[Attack, Attack] | None, str]:
         if not secrets_of(sides):
             return None, "there is no secret: the attacker knows every column"
         found = run(sides, knowledge, ctx.synthetic, ctx.rows("S", "reference"), boosting=True)
-        return (found, "") if found[0].secrets else (None, "no secret occurs often enough on both sides to be scored")
+        return (found, "") if found[0].secrets else (None, TOO_RARE)
 
     return ctx.once("disclosure/attack", make)
 

@@ -46,7 +46,7 @@ RATE = MetricSpec(
     direction=-1,
     range=(0.0, 1.0),
     needs=frozenset({"T", "H", "S", "R1"}),
-    version="1",
+    version="2",
     title="Unusual members found at 1 % false alarms",
     caption="Share of the most unusual tenth of training people whom the best attacker flags at the threshold that wrongly "
     "flags 1 % of all others. Lower is better; the null is the share of unusual people outside training who are flagged.",
@@ -78,16 +78,27 @@ def outlier_tpr(ctx: EvaluationContext) -> list[MetricResult]:
         return [RATE.underpowered(others, NEEDED[0.01], "people outside training")]
     unusual = outlierness(ctx)
     chosen = unusual >= np.quantile(unusual, 1 - DECILE)
-    scores = attacks.scores[best]
-    threshold = np.quantile(scores[~attacks.members], 1 - 0.01, method="higher")
-    flagged = scores > threshold
-    hit, total = (int(x.sum()) for x in (flagged[chosen & attacks.members], chosen & attacks.members))
+    flagged = flagged_share(attacks.scores[best], attacks.members, 0.01)
+    hit, total = float(flagged[chosen & attacks.members].sum()), int((chosen & attacks.members).sum())
     if not total or not (chosen & ~attacks.members).any():
         return [RATE.result(None, n=others, note="all unusual people are on one side")]
     wrong = float(flagged[chosen & ~attacks.members].mean())
     low, high = clopper_pearson(hit, total)
     error = (high - low) / (2 * 1.959964)
     return [RATE.result(hit / total, se=error, interval=(low, high), n=total, null=wrong, note=f"attack: {best}")]
+
+
+def flagged_share(scores: NDArray[np.floating], members: NDArray[np.bool_], fpr: float) -> NDArray[np.float64]:
+    """(n,) how often each person is flagged when so many of those outside training are: 0, 1, or in between.
+
+    Those who score exactly at the threshold are flagged by lot, as on the ROC curve: where many rows are equal, copies
+    and strangers who look like them tie at the top, and nobody at all would lie above it.
+    """
+    others = scores[~members]
+    threshold = np.quantile(others, 1 - fpr, method="higher")
+    above, tied = float((others > threshold).mean()), float((others == threshold).mean())
+    lot = min(1.0, max(0.0, (fpr - above) / tied))
+    return np.where(scores > threshold, 1.0, np.where(scores == threshold, lot, 0.0))
 
 
 def outlierness(ctx: EvaluationContext) -> NDArray[np.float64]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pipeline.evaluation.privacy.copies import MAYBE_CHANCE
 from pipeline.evaluation.privacy.membership import NEEDED
 from pipeline.evaluation.protocol import headline, replicates
 from pipeline.evaluation.report.words import number, tasks_of
@@ -32,7 +33,7 @@ def findings(
     known = (details or {}).get("known", [])
     return [
         ("Could someone find out who was in the training data?", _membership(results, references)),
-        *_outliers(results),
+        *_outliers(results, references),
         *_copies(results),
         *_attributes(results, references, known),
         *_identity(results, references, known),
@@ -87,12 +88,16 @@ def _powerless(metric: str, worst: MetricResult, references: References) -> str:
 def _membership(results: Sequence[MetricResult], references: References) -> str:
     known = _each(results, "priv.mia.tpr_at_1pct_fpr")
     if not known:
-        area = headline(results, "priv.mia.max_auc")
-        text = f"There are too few people outside training to say how many would be found: {NEEDED[0.01]:,} are needed."
-        if area is not None and area.value is not None:
+        lacking = headline(results, "priv.mia.tpr_at_1pct_fpr")
+        there = f", there are {lacking.n:,}" if lacking is not None and lacking.n else ""
+        text = f"There are too few people outside training to say how many would be found: {NEEDED[0.01]:,} are needed{there}."
+        areas = _each(results, "priv.mia.max_auc")
+        if areas:
+            area = max(areas, key=lambda r: r.value or 0.0)
             text += (
                 f" Shown one person from training and one who was not, an attacker names the right one "
-                f"{number(max(area.value, 0.5), 0, percent=True)} of the time{_span(area)}; a coin does so 50 % of the time."
+                f"{number(max(area.value or 0.5, 0.5), 0, percent=True)} of the time{_span(area)}"
+                f"{_by_chance('priv.mia.max_auc', references)}"
             )
         return text
     worst = max(known, key=lambda r: r.value or 0.0)
@@ -108,7 +113,16 @@ def _membership(results: Sequence[MetricResult], references: References) -> str:
     return text
 
 
-def _outliers(results: Sequence[MetricResult]) -> list[Finding]:
+def _by_chance(metric: str, references: References) -> str:
+    """Ends a sentence on an attack with what it comes to where nobody can be found: on fresh real rows, else a coin's."""
+    fresh = headline(references.get("ref_fresh", ()), metric)
+    if fresh is None or fresh.value is None:
+        return "; a coin does so 50 % of the time."
+    share = number(max(fresh.value, 0.5), 0, percent=True)
+    return f". Against fresh real rows, which hold nobody from training, the same attack comes to {share}: that much is chance."
+
+
+def _outliers(results: Sequence[MetricResult], references: References) -> list[Finding]:
     known = _each(results, "priv.mia.outlier_auc")
     if not known:
         return []
@@ -118,7 +132,7 @@ def _outliers(results: Sequence[MetricResult]) -> list[Finding]:
             "Are unusual people safe?",
             f"Among the tenth of people who are least like anybody else, an attacker shown one person from training and one "
             f"who was not names the right one {number(max(worst.value or 0.5, 0.5), 0, percent=True)} of the time (upper end "
-            f"{number(max(_upper(worst), 0.5), 0, percent=True)}); a coin does so 50 % of the time.",
+            f"{number(max(_upper(worst), 0.5), 0, percent=True)}){_by_chance('priv.mia.outlier_auc', references)}",
         )
     ]
 
@@ -127,18 +141,26 @@ def _copies(results: Sequence[MetricResult]) -> list[Finding]:
     copies = _each(results, "priv.exact_unique")
     if not copies:
         return []
-    worst = max(float(r.value or 0.0) for r in copies)
+    worst = max(copies, key=lambda r: (r.value or 0.0, MAYBE_CHANCE not in r.note))
+    count = round(worst.value or 0.0)
     among = "The synthetic rows" if len(copies) == 1 else f"The worst of {len(copies)} synthetic cohorts"
     repeat = "repeats" if len(copies) > 1 else "repeat"
-    return [
-        (
-            "Are real people's records repeated?",
-            f"Yes. {among} {repeat} {worst:,.4g} recognisable training records beyond what chance gives."
-            if worst > 0
-            else f"No. {among} {repeat} no recognisable training record beyond what chance gives. "
-            "Being free of exact copies is necessary, but does not rule out rows that are nearly the same.",
+    if count <= 0:
+        said = (
+            f"No. {among} {repeat} no recognisable training record beyond what chance gives. "
+            "Being free of exact copies is necessary, but does not rule out rows that are nearly the same."
         )
-    ]
+    elif MAYBE_CHANCE in worst.note:
+        said = (
+            f"This cannot be said. {among} {repeat} {count:,} recognisable training "
+            f"{'record' if count == 1 else 'records'}, too few to be told from chance."
+        )
+    else:
+        said = (
+            f"Yes. {among} {repeat} {count:,} recognisable training {'record' if count == 1 else 'records'} beyond what "
+            "chance gives."
+        )
+    return [("Are real people's records repeated?", said)]
 
 
 def _attributes(results: Sequence[MetricResult], references: References, known_columns: Sequence[str]) -> list[Finding]:

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 VERDICTS: dict[str, tuple[str, str]] = {
     "pass": ("Passes", "Every rule of the release gate holds, at the pessimistic end of its interval."),
     "fail": ("Does not pass", "At least one rule of the release gate is broken."),
-    "underpowered": ("Cannot be judged", "No rule is broken, but there are too few people to be sure of all of them."),
+    "underpowered": (
+        "Cannot be judged",
+        "No rule is broken, but there are too few people to be sure of all of them, or a figure lies too close to its limit.",
+    ),
     "": ("Not judged", "No release gate was applied; the figures stand on their own."),
 }
 GROUPS: dict[str, str] = {
@@ -88,13 +91,16 @@ def gate_groups(verdict: Verdict | None, waivers: Sequence[Waiver]) -> list[dict
         if not rules:
             continue
         state = _state(rules[0], waived)
-        holding = sum(r.status in ("pass", "warn") for r in rules)
+        counted = {s: sum(_state(r, waived) == s for r in rules) for s in WORST_FIRST}
+        told = {"fail": "broken", "underpowered": "left open", "waived": "waived"}
+        lost = [f"{counted[s]} {words}" for s, words in told.items() if counted[s]]
+        holding = f"{counted['pass'] + counted['warn']} of {len(rules)} rules hold"
         found.append(
             {
                 "name": GROUPS.get(group, group),
                 "state": state,
                 "said": STATES[state],
-                "count": f"{holding} of {len(rules)} rules hold" if len(rules) > 1 else "1 rule",
+                "count": ", ".join([holding, *lost]) if len(rules) > 1 else "1 rule",
                 "rules": [_rule(r, waived) for r in rules],
             }
         )

@@ -40,7 +40,7 @@ FEWEST_CASES = 10
 """Tested rows of each class below which nothing is printed."""
 FOLDS = 3
 NO_TASK = "no task is declared"
-NOTHING_TO_LEARN = "only one class among the training rows: nothing to learn, 0.5 by definition"
+NOTHING_TO_LEARN = "the rows that the model learns from have only one class: nothing to learn, 0.5 by definition"
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from math import ceil
 from typing import TYPE_CHECKING
 
 from pipeline.evaluation.fidelity.moments import COLLAPSED_SHARE
-from pipeline.evaluation.protocol import key_of, score_ends
+from pipeline.evaluation.protocol import headline, key_of, score_ends
 from pipeline.release.rules.held import (
     Question,
     Rule,
@@ -50,6 +50,8 @@ CODES = Question("code_total_ratio", "fidelity", "ehr.code_freq.total_ratio", "c
 ABUNDANCE = Question(
     "code_abundance", "fidelity", "ehr.abundance", "difference in the number of distinct codes a row", three
 )
+MOST_NAMED = 3
+"""Columns that a rule names."""
 DETECTION = Question("detect_auc", "fidelity", "fid.joint.detect_auc", "detection by a classifier (AUC)", three)
 
 
@@ -57,11 +59,10 @@ def schema_rules(results: Sequence[MetricResult], gate: GateSpec) -> list[Rule]:
     """The form of the rows: the schema, rare levels, clinical rules."""
     rare = worst(results, RARE.metric)
     count = 0.0 if rare is None or rare.value is None else rare.value
-    clinical = mean(results, CLINICAL.metric)
     return [
         _adherence(results),
         *exactly(RARE, rare, 0.0, f"{RARE.what}: {count:g}, none may"),
-        *at_most(CLINICAL, clinical, gate.clinical_violations_max),
+        *_clinical(results, gate.clinical_violations_max),
     ]
 
 
@@ -77,6 +78,15 @@ def rules(results: Sequence[MetricResult], gate: GateSpec, references: Reference
     ]
 
 
+def _clinical(results: Sequence[MetricResult], limit: float) -> list[Rule]:
+    """Broken clinical rules; where too many are, the one that is broken most beyond real rows is named."""
+    found = at_most(CLINICAL, mean(results, CLINICAL.metric), limit)
+    most = headline(results, CLINICAL.metric, key1="worst")
+    if not found or found[0].status == "pass" or most is None or not most.note or not most.value:
+        return found
+    return [replace(found[0], words=f"{found[0].words}; most of all: {most.note}, {percent(most.value)}")]
+
+
 def _adherence(results: Sequence[MetricResult]) -> Rule:
     rows = each(results, ADHERENCE.metric)
     if not rows:
@@ -87,6 +97,12 @@ def _adherence(results: Sequence[MetricResult]) -> Rule:
     good = lowest.value >= 1.0
     shown = percent(lowest.value) if good else f"{lowest.value:.3%}".replace("%", " %")
     words = f"{ADHERENCE.what}: {shown}, all must"
+    columns = [r for r in results if r.metric == ADHERENCE.metric and r.scope == "column"]
+    broken = {r.key1: None for r in columns if r.value is not None and r.value < 1}
+    if not good and broken:
+        first = ", ".join(f"'{name}'" for name in list(broken)[:MOST_NAMED])
+        more = f" and {len(broken) - MOST_NAMED} more" if len(broken) > MOST_NAMED else ""
+        words += f"; cells of {first}{more} are missing where they must not be, of another type, out of bounds or no level of the schema"
     return Rule(ADHERENCE.name, "schema", lowest.value, 1.0, None, passed(good), None, words, ADHERENCE.metric)
 
 

@@ -105,7 +105,7 @@ def warned_above(question: Question, row: MetricResult | None, limit: float) -> 
     if row is None or row.value is None:
         return without_value(question, row, limit)
     end = row.value if row.ci_hi is None else row.ci_hi
-    words = f"{question.what}: {question.show(row.value)}, a warning above {limit:g}, upper end {question.show(end)}"
+    words = f"{question.what}: {question.show(row.value)}, a warning above {question.show(limit)}, upper end {question.show(end)}"
     status: RuleStatus = "warn" if end > limit else "pass"
     return [Rule(question.name, question.group, row.value, limit, end, status, None, words, question.metric)]
 
@@ -147,7 +147,7 @@ def compared(question: Question, value: float, end: float, limit: float, n: int 
     show = question.show
     sign = 1 if lower else -1
     bound, side, verb = ("at least", "lower", "needed") if lower else ("at most", "upper", "allowed")
-    words = f"{question.what}: {show(value)}, {bound} {show(limit)} {verb}, {side} end {show(end)}"
+    words = f"{question.what}: {_beside(value, limit, show)}, {bound} {show(limit)} {verb}, {side} end {_beside(end, limit, show)}"
 
     def rule(status: RuleStatus, needed: int | None = None) -> Rule:
         return Rule(question.name, question.group, value, limit, end, status, needed, words, question.metric)
@@ -163,6 +163,14 @@ def compared(question: Question, value: float, end: float, limit: float, n: int 
         return rule("underpowered")
     words += f": too few people to be sure, about {needed:,} a side are needed"
     return rule("underpowered", needed)
+
+
+def _beside(value: float, limit: float, show: Show) -> str:
+    """A number as it is written, and on which side of a limit it lies where both are written alike."""
+    text = show(value)
+    if text != show(limit) or value == limit:
+        return text
+    return f"{text} (just {'above' if value > limit else 'below'})"
 
 
 def each(results: Sequence[MetricResult], metric: str, *, key1: str = "") -> list[MetricResult]:

@@ -213,6 +213,6 @@ def _copy_alarm(results: Sequence[MetricResult]) -> Rule:
     margin = {id(r): float(r.value or 0.0) + 3 * (r.se or 0.0) for r in known}
     lowest = min(known, key=lambda r: margin[id(r)])
     on = margin[id(lowest)] < 0.5
-    words = f"{ALARM.what}: {'on' if on else 'off'} (AUC {lowest.value:.3f}; it is on more than three standard errors below 0.5)"
+    words = f"{ALARM.what}: {'on' if on else 'off'} (AUC {lowest.value:.3f}; it goes on where that is more than three standard errors below 0.5)"
     end = margin[id(lowest)]
     return Rule(ALARM.name, "privacy", lowest.value, 0.5, end, passed(not on), None, words, ALARM.metric)

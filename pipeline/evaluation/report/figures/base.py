@@ -50,6 +50,18 @@ def table(name: str, title: str, caption: str, columns: Sequence[str], rows: Seq
     }
 
 
+def name_ticks(names: Sequence[str], most: int) -> dict[str, Any]:
+    """Settings of an axis of names, long ones cut in the middle; hovering and the CSV still have them in full.
+
+    Args:
+        names: Of the axis' categories.
+        most: Letters that are written; a third of a desktop's width, or a phone's, has room for about 30.
+    """
+    half = most // 2 - 1
+    written = [name if len(name) <= most else f"{name[:half]}…{name[-half:]}" for name in names]
+    return {"tickmode": "array", "tickvals": list(names), "ticktext": written}
+
+
 def chance(ends: list[float]) -> dict[str, Any]:
     """A dashed diagonal between two ends."""
     return {

@@ -5,13 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pipeline.evaluation.report.anchors import COLOURS
-from pipeline.evaluation.report.figures.base import SYNTHETIC, Figure, Table, figure, table
+from pipeline.evaluation.report.figures.base import SYNTHETIC, Figure, Table, figure, name_ticks, table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from pipeline.evaluation.report.figures.base import Draw, Tabulate
     from pipeline.evaluation.results import MetricResult
+
+MOST_BELOW = 20
+"""Columns whose names are written below a heat map as well as beside it."""
+MOST_LETTERS = 24
 
 
 def heatmaps(results: Sequence[MetricResult], details: Mapping[str, Any]) -> list[Figure]:
@@ -35,13 +39,16 @@ def heatmaps(results: Sequence[MetricResult], details: Mapping[str, Any]) -> lis
         ("difference", "Synthetic minus holdout", "0 everywhere (white) would be perfect, and two real samples differ a "
          "little; note the narrower scale." + left_out, gap, max(0.1, round(largest, 2))),
     ]  # fmt: skip
-    size = 300 + 6 * len(names)
-    names_axis = {"automargin": True, "tickfont": {"size": 9}, "type": "category", "dtick": 1}
+    many = len(names) > MOST_BELOW
+    size = 200 + 9 * len(names) if many else 300 + 6 * len(names)
+    ticks = name_ticks(names, MOST_LETTERS)
+    names_axis = {"automargin": True, "tickfont": {"size": 9}, "type": "category", **ticks}
+    order = " From left to right the columns stand in the same order as from top to bottom." if many else ""
     return [
         figure(
             f"correlation-{key}",
             title,
-            caption,
+            caption + order,
             [
                 {
                     "type": "heatmap",
@@ -63,7 +70,12 @@ def heatmaps(results: Sequence[MetricResult], details: Mapping[str, Any]) -> lis
                 }
             ],
             {
-                "xaxis": {**names_axis, "tickangle": -90},
+                "xaxis": {
+                    **names_axis,
+                    "tickangle": -90,
+                    "showticklabels": not many,
+                    "ticks": "" if many else "outside",
+                },
                 "yaxis": {**names_axis, "autorange": "reversed"},
                 "margin": {"l": 20, "r": 16, "t": 24, "b": 20},
             },

@@ -51,7 +51,15 @@ def broken_rules(results: Sequence[MetricResult], details: Mapping[str, Any]) ->
             data,
             {
                 "xaxis": {"tickformat": ".1~%", "rangemode": "tozero", "title": {"text": "rows that break the rule"}},
-                "yaxis": {"automargin": True, "type": "category", "tickfont": {"size": 11}},
+                # Ticks keep the names away from the marks at 0.
+                "yaxis": {
+                    "automargin": True,
+                    "type": "category",
+                    "tickfont": {"size": 11},
+                    "ticks": "outside",
+                    "ticklen": 8,
+                    "tickcolor": "rgba(0,0,0,0)",
+                },
                 "margin": {"l": 20, "r": 16, "t": 36, "b": 44},
                 "showlegend": True,
                 "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pipeline.evaluation.report.anchors import COLOURS
-from pipeline.evaluation.report.figures.base import REAL, Figure, figure
+from pipeline.evaluation.report.figures.base import REAL, Figure, figure, name_ticks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,6 +26,7 @@ LEVELS: dict[str, tuple[str, str, str]] = {
 REACH = 0.9
 """Log disparities beyond this are drawn at the edge."""
 MOST_GROUPS = 40
+MOST_LETTERS = 30
 
 
 def representation(results: Sequence[MetricResult], details: Mapping[str, Any]) -> list[Figure]:
@@ -37,7 +38,7 @@ def representation(results: Sequence[MetricResult], details: Mapping[str, Any]) 
     left_out = (
         f" {len(groups) - len(shown)} groups that are nearer to 0 are not drawn." if len(groups) > len(shown) else ""
     )
-    names = _short([g["group"] for g in shown])
+    names = [g["group"] for g in shown]
     data: list[Any] = []
     for level, (title, colour, symbol) in LEVELS.items():
         chosen = [(n, g) for n, g in zip(names, shown, strict=True) if g["level"] == level]
@@ -67,8 +68,9 @@ def representation(results: Sequence[MetricResult], details: Mapping[str, Any]) 
             }
         )
     layout = rows_layout(names, "log disparity", zero=True)
-    layout["xaxis"] |= {"range": [-REACH - 0.03, REACH + 0.03]}
+    layout["xaxis"] |= {"range": [-REACH - 0.03, REACH + 0.03], "nticks": 4, "tickangle": 0}
     layout["yaxis"] |= {"categoryorder": "array", "categoryarray": names, "autorange": True, "tickfont": {"size": 10}}
+    layout["yaxis"] |= name_ticks(names, MOST_LETTERS)
     layout["shapes"] += [
         {"type": "rect", "xref": "x", "yref": "paper", "x0": -x, "x1": x, "y0": 0, "y1": 1, "layer": "below",
          "line": {"width": 0}, "fillcolor": FRESH, "opacity": 0.08}
@@ -108,7 +110,7 @@ def nested(results: Sequence[MetricResult], details: Mapping[str, Any]) -> list[
             "Groups within groups",
             f"Real (holdout) people by {', then '.join(chain)}; the area is their share. Orange groups are under-represented "
             "among the synthetic people, blue ones over-represented, white is the same share; the darkest colours stand for "
-            "a log disparity of 0.45 and beyond. Uncertain ones are coloured too: see their intervals above.",
+            "a log disparity of 0.45 and beyond. Uncertain ones are coloured too: see the intervals in 'Who is represented'.",
             [
                 {
                     "type": "sunburst",
@@ -163,13 +165,6 @@ def _chain(groups: Mapping[tuple[Any, ...], Any]) -> tuple[str, ...]:
 
 def _id(path: tuple[Any, ...]) -> str:
     return " | ".join(f"{column} = {level}" for column, level in path)
-
-
-def _short(names: Sequence[str], most: int = 36) -> list[str]:
-    """Long names cut in the middle, so that a phone has room for the dots; all in full if two would be the same."""
-    half = most // 2 - 1
-    cut = [name if len(name) <= most else f"{name[:half]}…{name[-half:]}" for name in names]
-    return cut if len(set(cut)) == len(cut) else list(names)
 
 
 FIGURES: tuple[Draw, ...] = (representation, nested)
