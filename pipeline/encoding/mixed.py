@@ -93,6 +93,7 @@ class MixedTable(nn.Module):
         linked: let each column also depend on the columns before it (`links.py`), levels before numbers; only where
             numeric columns are binned and the table is not too wide.
         first: columns that come before all others in the order of links.
+        cuts: cumulative probabilities at which numeric columns are cut besides ("binned"; `level_cuts.py`).
 
     Attributes:
         inputs: width of the network's input.
@@ -107,18 +108,19 @@ class MixedTable(nn.Module):
         bins: int,
         linked: bool = False,
         first: Sequence[str] = (),
+        cuts: Mapping[str, NDArray[np.float64]] | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
         self.numeric = numeric
-        self.edges = {k: c.scaler.bins(bins) for k, c in encoder.numbers.items() if not c.scaler.empty}
+        self.edges = self._pieces(bins, cuts)
         sizes: list[int] = []
         for name, number in encoder.numbers.items():
             pieces = len(self.edges[name]) - 1 if numeric == "binned" and name in self.edges else 1
             sizes.append(pieces + int(number.has_missing and not number.scaler.empty))
         sizes += [max(1, c.states) for c in encoder.levels.values()]
         wanted = min(bins, INPUT_BINS) if numeric == "binned" else 1
-        self.coarse = {k: encoder.numbers[k].scaler.bins(wanted) for k in self.edges}
+        self.coarse = self._pieces(wanted, cuts)
         shown = [
             len(self.coarse.get(k, (0, 1))) - 1 + int(c.has_missing and not c.scaler.empty)
             for k, c in encoder.numbers.items()
@@ -127,6 +129,12 @@ class MixedTable(nn.Module):
         numbers = NumericHead(0 if numeric == "binned" else len(self.edges), student=numeric == "student_t")
         self._assemble(CategoricalHead(sizes), numbers, shown)
         self.links = self._links(first) if linked and numeric == "binned" else None
+
+    def _pieces(self, wanted: int, cuts: Mapping[str, NDArray[np.float64]] | None) -> dict[str, NDArray[np.float64]]:
+        """Edges of about so many pieces of each numeric column that has a value, and of its cuts."""
+        extra = cuts if cuts is not None and self.numeric == "binned" else {}
+        numbers = {k: c.scaler for k, c in self.encoder.numbers.items() if not c.scaler.empty}
+        return {k: np.union1d(scaler.bins(wanted), extra.get(k, [])) for k, scaler in numbers.items()}
 
     def _assemble(
         self, categorical: CategoricalHead, numbers: NumericHead | ScalarHead, shown: list[int] | None = None

@@ -63,7 +63,7 @@ class CVAE(VAE):
     title = "Conditional variational autoencoder"
     Config = CVAEConfig
     config: CVAEConfig
-    code_version = "1"
+    code_version = "2"
 
     def _prepare(self, encoder: TableEncoder, rows: Encoded, cohort: Cohort) -> None:
         super()._prepare(encoder, rows, cohort)
@@ -93,7 +93,7 @@ class CVAE(VAE):
         shape = self.config.shape(self._told.width, private=self._private)
         if self._private:
             return Network(self.config.private_table(encoder, self._bins), shape)
-        return Network(self.config.table(encoder, self._bins, first=self._told.columns), shape)
+        return Network(self.config.table(encoder, self._bins, self._told.columns, self._cuts), shape)
 
     def _given(self, rows: Encoded, place: torch.device) -> Tensor | None:
         return torch.as_tensor(self._told.vector(self._told.states(rows)), device=place)

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from pipeline.encoding.encoder import TableEncoder
     from pipeline.encoding.literal import MinMaxTable
     from pipeline.encoding.mixed import MixedTable
-    from pipeline.features.cohort import Cohort
 
 _REPORT: dict[str, Any] = {
     "scale": "standard",
@@ -90,10 +89,16 @@ class SynthVAEConfig(VAEConfig):
         settings = super().training(rows)
         return TrainSettings(**{**vars(settings), "poisson": self.sampling == "poisson"})
 
-    def table(self, encoder: TableEncoder, bins: int, first: Sequence[str] = ()) -> MixedTable | MinMaxTable:
+    def table(
+        self,
+        encoder: TableEncoder,
+        bins: int,
+        first: Sequence[str] = (),
+        cuts: Mapping[str, NDArray[np.float64]] | None = None,
+    ) -> MixedTable | MinMaxTable:
         """What rows look like to the network, and what its outputs mean."""
         if self.scale == "normal":
-            return super().table(encoder, bins, first)
+            return super().table(encoder, bins, first, cuts)
         return StandardisedTable(encoder, numeric=self.numeric_head, bins=bins)
 
 
@@ -105,7 +110,3 @@ class SynthVAE(VAE):
     Config = SynthVAEConfig
     config: SynthVAEConfig
     code_version = "1"
-
-    def _tuning(self, cohort: Cohort) -> NDArray[np.bool_]:
-        """None where no row stops the training: all rows are learned from then, as in the report."""
-        return super()._tuning(cohort) if self.config.patience else np.zeros(cohort.n_rows, dtype=bool)

@@ -93,9 +93,15 @@ class TVAEConfig(VAEConfig):
         default=500, ge=1, description="Rows a step; at most an eighth of the training rows, but at least 32."
     )
 
-    def table(self, encoder: TableEncoder, bins: int, first: Sequence[str] = ()) -> MixedTable:
+    def table(
+        self,
+        encoder: TableEncoder,
+        bins: int,
+        first: Sequence[str] = (),
+        cuts: Mapping[str, NDArray[np.float64]] | None = None,
+    ) -> MixedTable:
         """The table where numbers are no modes."""
-        return MixedTable(encoder, numeric="binned", bins=bins, linked=self.linked, first=first)
+        return MixedTable(encoder, numeric="binned", bins=bins, linked=self.linked, first=first, cuts=cuts)
 
 
 class TVAE(VAE):
@@ -121,10 +127,6 @@ class TVAE(VAE):
     ) -> Learned:
         self._seed = seed
         return super()._learn(encoder, rows, cohort, seed=seed, device=device, progress=progress)
-
-    def _tuning(self, cohort: Cohort) -> NDArray[np.bool_]:
-        # Without early stopping, as published, all rows are learned from and the last weights kept.
-        return super()._tuning(cohort) if self.config.patience else np.zeros(cohort.n_rows, dtype=bool)
 
     def _prepare(self, encoder: TableEncoder, rows: Encoded, cohort: Cohort) -> None:
         super()._prepare(encoder, rows, cohort)

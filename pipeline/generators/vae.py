@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.encoding.encoder import Encoded, TableEncoder
+from pipeline.encoding.level_cuts import level_cuts
 from pipeline.encoding.mixed import MixedTable
 from pipeline.errors import UnsupportedError
 from pipeline.generators.rejection import draw_matching
@@ -47,6 +48,7 @@ MIXTURE_POINTS = 20_000
 POSTERIOR_DRAWS = 3
 ACTIVE_VARIANCE = 0.01
 CALIBRATION_ROUNDS = 2
+_CUTS = "cuts/"
 
 
 @dataclass
@@ -83,12 +85,14 @@ class VAE(TabularGenerator):
     title = "Variational autoencoder, mixed likelihoods"
     Config = VAEConfig
     config: VAEConfig
-    code_version = "2"
+    code_version = "3"
     uses_gpu = True
     kinds = ("torch",)
     private = True
     _private = False
     """Was this model trained under differential privacy? Its network is another one then."""
+    _cuts: Mapping[str, NDArray[np.float64]] = {}
+    """Where numbers are cut besides; nowhere under differential privacy, since cuts are told from rows."""
     resumes = True
 
     def _learn(
@@ -162,7 +166,7 @@ class VAE(TabularGenerator):
                 f"The published likelihood of '{self.name}' is not trained under differential privacy.",
                 todo="Use the default.",
             )
-        self._private = True
+        self._private, self._cuts = True, {}
         self._bins = self.config.private_bins
         self._prepare_private(encoder)
         settings = self.config.private_training(run.subjects)
@@ -214,18 +218,20 @@ class VAE(TabularGenerator):
         return loss
 
     def _tuning(self, cohort: Cohort) -> NDArray[np.bool_]:
-        """(n,) True for the rows that are kept from learning and judge the epochs."""
-        return tuning_rows(cohort)
+        """(n,) True for the rows that are kept from learning and judge the epochs; none where all epochs are wanted."""
+        return tuning_rows(cohort) if self.config.patience else np.zeros(cohort.n_rows, dtype=bool)
 
     def _prepare(self, encoder: TableEncoder, rows: Encoded, cohort: Cohort) -> None:
         """What has to be known of the rows before there is a network."""
         self._bins = min(self.config.numeric_bins, max(8, rows.n // 40))
+        binned = self.config.likelihood == "mixed" and self.config.numeric_head == "binned"
+        self._cuts = level_cuts(encoder, rows) if binned else {}
 
     def _network(self, encoder: TableEncoder) -> Network:
         """The untrained network."""
         if self._private:
             return Network(self.config.private_table(encoder, self._bins), self.config.shape(private=True))
-        return Network(self.config.table(encoder, self._bins), self.config.shape())
+        return Network(self.config.table(encoder, self._bins, cuts=self._cuts), self.config.shape())
 
     def _given(self, rows: Encoded, place: torch.device) -> Tensor | None:
         """(n, conditions) condition vectors of the training rows; None where there are no conditions."""
@@ -367,11 +373,13 @@ class VAE(TabularGenerator):
     def _state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         tensors = {f"net/{k}": v.detach().numpy() for k, v in self._net.state_dict().items()}
         tensors.update({f"mixture/{k}": v for k, v in self._prior.tensors().items()})
+        tensors |= {f"{_CUTS}{name}": cuts for name, cuts in self._cuts.items()}
         return tensors, {"bins": self._bins, "private": self._private, "seen": self._seen}
 
     def _restore(self, encoder: TableEncoder, tensors: Mapping[str, NDArray[Any]], extra: Mapping[str, Any]) -> None:
         self._bins, self._private = int(extra["bins"]), bool(extra["private"])
         self._seen = dict(extra["seen"])
+        self._cuts = {k.removeprefix(_CUTS): v for k, v in tensors.items() if k.startswith(_CUTS)}
         with repeatable(0):
             self._net = self._network(encoder)
         weights = {k.removeprefix("net/"): torch.as_tensor(v) for k, v in tensors.items() if k.startswith("net/")}

@@ -133,9 +133,22 @@ def code_cohort(n: int = 1500, seed: int = RNG_SEED) -> Cohort:
 FIXTURES = {"mixed": mixed_cohort, "stays": stay_cohort, "codes": code_cohort}
 
 QUICK: dict[str, dict[str, object]] = {
-    "cvae": {"epochs": 40, "batch_size": 128, "beta": 0.75, "patience": 0},
+    "argn": {"preset": "quick", "epochs": 10, "patience": 0},
+    "arf": {"trees": 20, "rounds": 3},
+    "cvae": {"epochs": 40, "batch_size": 128, "beta": 0.75, "patience": 40},
+    "ehrdiff": {"preset": "quick", "steps": 800, "batch_size": 128},
+    "scoehr": {"preset": "quick", "batch_size": 128, "steps": 500, "autoencoder_epochs": 15, "learning_rate": 2e-3},
+    "rlsyn": {
+        "preset": "quick",
+        "iterations": 30,
+        "evaluate_every": 30,
+        "batch_size": 128,
+        "warm_epochs": 40,
+        "critic_warmup": 20,
+    },
+    "mixed_flow": {"steps": 250, "batch_size": 256, "learning_rate": 3e-3, "sampling_steps": 15},
     "synthvae": {"epochs": 50, "batch_size": 128, "beta": 0.5, "patience": 0, "prior_components": 20},
     "tvae": {"epochs": 40, "batch_size": 128, "latent_dim": 16, "hidden": (128, 128), "patience": 0},
-    "vae": {"epochs": 40, "batch_size": 128, "learning_rate": 2e-3, "patience": 0},
+    "vae": {"epochs": 40, "batch_size": 128, "learning_rate": 2e-3, "patience": 40},
 }
 """Settings with which a generator trains fast enough for tests and still has to keep every promise."""

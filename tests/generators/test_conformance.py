@@ -25,6 +25,7 @@ MARGIN = 0.05
 GAUSSIAN_MARGIN = 0.08
 """Of `synthvae`, whose numbers are Gaussian given the latents, as published: a dozen points are not one."""
 FIXED_ROWS = 120
+BUDGETS = ("epochs", "iterations", "warm_epochs", "critic_warmup")
 Fitted = tuple[Generator, FitReport, "Cohort", "Cohort"]
 _fits: dict[tuple[str, str], Fitted] = {}
 
@@ -223,7 +224,7 @@ def test_what_is_refused_in_words(name: str) -> None:
 
     cohort = mixed_cohort(60)
     kind = generator_class(name)
-    make = lambda: kind({**QUICK.get(name, {}), **({"epochs": 1} if "epochs" in kind.Config.model_fields else {})})  # noqa: E731
+    make = lambda: kind({**QUICK.get(name, {}), **budget(name, 1)})  # noqa: E731
     with pytest.raises(TrainingError, match="not been fitted"):
         make().sample(3, seed=0)
     if not kind.supports(cohort.schema).dp:
@@ -279,7 +280,7 @@ def test_odd_tables(name: str) -> None:
         "scattered": np.arange(n) % 40,
         "few": few,
     }
-    settings = {"epochs": 2} if "epochs" in generator_class(name).Config.model_fields else {}
+    settings = budget(name, 2)
     model = generator_class(name)(settings)
     model.fit(assemble(TableSchema(columns=columns), cells), seed=0, device="cpu")
     drawn = model.sample(500, seed=0)
@@ -291,6 +292,11 @@ def test_odd_tables(name: str) -> None:
         alone = generator_class(name)(settings)
         alone.fit(assemble(TableSchema(columns=[column]), {column.name: cells[column.name]}), seed=0, device="cpu")
         assert alone.sample(50, seed=1).n_rows == 50
+
+
+def budget(name: str, small: int) -> dict[str, int]:
+    """The settings that say how long a generator trains, all set to a small number."""
+    return {k: small for k in BUDGETS if k in generator_class(name).Config.model_fields}
 
 
 def assert_same_rows(a: Cohort, b: Cohort) -> None:

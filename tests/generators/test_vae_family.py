@@ -86,6 +86,36 @@ def test_the_default_keeps_spread_and_dependence(rows: Cohort, fitted: VAE) -> N
     assert abs(np.mean(drawn.codes("flag")) - 0.02) < 0.015
 
 
+def test_a_sharp_change_inside_a_piece_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody who died has 340 days or more; in four even pieces that is blurred."""
+    rng = np.random.default_rng(5)
+    died = rng.random(2000) < 0.6
+    days = np.where(died, rng.integers(1, 340, 2000), rng.integers(340, 900, 2000))
+    columns = [
+        Column(name="days", kind="count", dtype="int64"),
+        Column(name="died", kind="binary", dtype="bool", levels=[False, True]),
+    ]
+    real = assemble(TableSchema(columns=columns), {"days": days.astype(float), "died": died.astype(int)})
+    wrong = []
+    for cut in (True, False):
+        if not cut:
+            monkeypatch.setattr("pipeline.generators.vae.level_cuts", lambda *_: {})
+        model = VAE({**FAST, "numeric_bins": 4})
+        model.fit(real, seed=1)
+        drawn = model.sample(4000, seed=2)
+        wrong.append(np.mean((drawn.values("days") >= 340) & (drawn.codes("died") == 1)))
+    assert wrong[0] < 0.5 * wrong[1]
+
+
+def test_every_row_is_learned_from_where_none_stops_the_training(rows: Cohort) -> None:
+    """The last weights are kept then; the published configurations keep the best of theirs."""
+    report = VAE({**FAST, "epochs": 3, "patience": 0}).fit(rows, seed=1)
+    assert report.health["best_epoch"] == 3
+    assert all("tune" not in entry for entry in report.losses)
+    assert not VAE({"patience": 0})._tuning(rows).any()
+    assert VAE({"preset": "exp1"})._tuning(rows).any()
+
+
 def test_links_carry_what_latents_do_not(rows: Cohort) -> None:
     """With a beta at which no latent is used, columns still depend on each other; without links they do not."""
     found = {}
@@ -265,6 +295,7 @@ def test_private_training_keeps_its_budget_and_its_margins(rows: Cohort, kind: t
     assert report.privacy["epsilon"] == pytest.approx(6.0, abs=0.05)
     assert report.losses == [], "a loss curve would look at the data"
     assert model.portraits() == {}
+    assert not model._cuts, "they are told from rows, for which nobody has paid"
     drawn = model.sample(1500, seed=2)
     assert abs(drawn.codes("sex").mean() - rows.codes("sex").mean()) < 0.1
     assert 0.6 < spread(drawn, "age") / spread(rows, "age") < 1.5

@@ -21,6 +21,9 @@ from pipeline.privacy.dpsgd import PrivateSettings
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from pipeline.encoding.encoder import TableEncoder
 
 FEW_ROWS = 20_000
@@ -33,7 +36,8 @@ _PAPER: dict[str, Any] = {
     "weight_decay": 0.0,
     "dropout": 0.0,
     "epochs": 100,
-    "patience": 0,
+    # All epochs, the best of which is kept: the paper looks at rows that it does not learn from.
+    "patience": 100,
     "clip": 1e9,
 }
 
@@ -79,7 +83,8 @@ class VAEConfig(TabularConfig):
         default=32,
         ge=2,
         le=512,
-        description="About how many pieces a binned column has; at most one for 40 training rows, but at least 8.",
+        description="About how many pieces a binned column has, besides those cut where levels change; at most one for 40"
+        " training rows, but at least 8.",
     )
     linked: bool = Field(
         default=True,
@@ -130,7 +135,10 @@ class VAEConfig(TabularConfig):
     )
     clip: float = Field(default=1.0, gt=0, description="Largest norm of a step's gradient.")
     patience: int = Field(
-        default=10, ge=0, description="Epochs without gain on the tuning rows before training stops; 0 trains them all."
+        default=10,
+        ge=0,
+        description="Epochs without gain on the tuning rows before training stops; 0 learns from"
+        " all rows in all epochs and keeps the last weights.",
     )
 
     def schedule(self, *, blocks: bool) -> BetaSchedule:
@@ -207,8 +215,21 @@ class VAEConfig(TabularConfig):
         assert isinstance(table, MixedTable)
         return table
 
-    def table(self, encoder: TableEncoder, bins: int, first: Sequence[str] = ()) -> MixedTable | MinMaxTable:
-        """What rows look like to the network, and what its outputs mean; `first` are drawn before other columns."""
+    def table(
+        self,
+        encoder: TableEncoder,
+        bins: int,
+        first: Sequence[str] = (),
+        cuts: Mapping[str, NDArray[np.float64]] | None = None,
+    ) -> MixedTable | MinMaxTable:
+        """What rows look like to the network, and what its outputs mean.
+
+        Args:
+            encoder: the fitted encoder.
+            bins: about how many pieces a number has.
+            first: columns that are drawn before the others.
+            cuts: where numbers are cut besides.
+        """
         if self.likelihood == "mse_sigmoid":
             return MinMaxTable(encoder)
-        return MixedTable(encoder, numeric=self.numeric_head, bins=bins, linked=self.linked, first=first)
+        return MixedTable(encoder, numeric=self.numeric_head, bins=bins, linked=self.linked, first=first, cuts=cuts)
