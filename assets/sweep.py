@@ -121,6 +121,8 @@ def _line(point: "Point", done: int, wanted: int) -> str:
 def rows_of(table: "pa.Table", info: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One row an epsilon of a stored sweep with the figures that people ask for first, each the mean over the seeds.
 
+    All rows have the same columns; None where an epsilon gave no such figure.
+
     Args:
         table: What `sweep_table` made.
         info: Of the version: which epsilons gave nothing, and why.
@@ -133,8 +135,12 @@ def rows_of(table: "pa.Table", info: Mapping[str, Any]) -> list[dict[str, Any]]:
                 row[SHOWN[line["metric"]]] = line["value"]
             elif line["metric"] == "util.tstr_auroc":
                 row[f"TSTR AUC {line['key1']}"] = line["value"]
-    failed = {float(key): {"epsilon": key, "gave nothing": reason} for key, reason in info["failed"].items()}
-    return [row for _, row in sorted({**rows, **failed}.items())]
+    failed = {
+        float(key): {"epsilon": f"{float(key):g}", "gave nothing": reason} for key, reason in info["failed"].items()
+    }
+    found = [row for _, row in sorted({**rows, **failed}.items())]
+    names = dict.fromkeys(name for row in [*rows.values(), *failed.values()] for name in row)
+    return [{name: row.get(name) for name in names} for row in found]
 
 
 def _metadata(swept: "Swept") -> dict[str, Any]:

@@ -61,6 +61,7 @@ def generators(as_json: Json = False) -> None:
                 "generator": name,
                 "presets": ", ".join(made.Config.presets),
                 "gpu": made.uses_gpu,
+                "dp": made.private,
                 "what it is": made.title,
             }
         )

@@ -34,15 +34,17 @@ def sweep(
     from assets.sweep import epsilons_of, rows_of
     from pipeline.features.spec import load_book
     from pipeline.store.lake import Lake
+    from pipeline.workflow.cell import Cell
     from pipeline.workflow.compute import Compute
-    from pipeline.workflow.sweep import PAGE, SWEEP
+    from pipeline.workflow.sweep import PAGE, SWEEP, checked_epsilons
 
     Compute.from_environment().bind_memory()
     lake = Lake(home)
-    load_book().cohort(cohort)
+    book = load_book()
+    book.cohort(cohort)
     chosen = evaluated_month(lake, cohort, month)
     asked = [text.strip() for text in epsilons.split(",") if text.strip()]
-    epsilons_of(asked)
+    checked_epsilons(Cell.of(book, cohort, chosen), generator, epsilons_of(asked), seeds)
     say(
         f"{generator} on {cohort}, {chosen[:7]}, at epsilon {', '.join(asked)}, {seeds} seeds each. What is done is kept."
     )

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 STATE = ".tmp-training"
 """Folder beside the model in which a training keeps its state."""
+PRIVACY_FILE = "privacy.json"
+"""Stands beside a model that was trained under differential privacy."""
 
 
 def text_encoding(name: str | None) -> str | None:
@@ -159,6 +161,7 @@ def fit(
     """Train a generator on a table."""
     from pipeline.features.constraint_spec import read_rules
     from pipeline.features.tables import cohort_from_file, likely_identifiers
+    from pipeline.generators.base import RULES_FILE
     from pipeline.generators.constraints.constrained import Constrained, named_in
     from pipeline.generators.registry import generator_class
 
@@ -189,6 +192,9 @@ def fit(
         # A killed training, started again with the same arguments, goes on from here.
         kept: dict[str, Any] = {"checkpoint": out / STATE} if model.resumes else {}
         report = model.fit(cohort, seed=seed, device=device, privacy=privacy, progress=update, **kept)
+    # What an earlier model of this folder had beside it says nothing of this one.
+    for name in (RULES_FILE, PRIVACY_FILE):
+        remove(out / name)
     model.save(out)
     remove(out / STATE)
     # What was told from patients and not declared is not the model's to give away.
@@ -196,7 +202,7 @@ def fit(
     (out / "schema.json").write_text(used.model_dump_json(indent=1) + "\n", encoding="utf-8")
     say(f"Trained in {report.seconds:.1f} s; {report.parameters:,} parameters.")
     if report.privacy is not None:
-        (out / "privacy.json").write_text(json.dumps(report.privacy, indent=1) + "\n", encoding="utf-8")
+        (out / PRIVACY_FILE).write_text(json.dumps(report.privacy, indent=1) + "\n", encoding="utf-8")
         say(f"Privacy: {report.privacy['headline']}")
     for warning in report.warnings:
         say(f"warning: {warning}")

@@ -134,6 +134,16 @@ class LevelCodec:
         return codes, int(redraw.sum())
 
 
+def refuse_infinite(name: str, values: NDArray[np.float64]) -> None:
+    """Raise `ConfigError` with the column's name where (n,) numbers are not all finite or missing."""
+    if np.isinf(values).any():
+        raise ConfigError(
+            f"{int(np.isinf(values).sum())} cells are infinite.",
+            where=f"column '{name}'",
+            todo="Make them missing in the cohort's SQL.",
+        )
+
+
 @dataclass(frozen=True)
 class NumberCodec:
     """A numeric column: the share of missing cells and the distribution of the others."""
@@ -147,12 +157,7 @@ class NumberCodec:
         cls, column: Column, values: NDArray[np.float64], subject: NDArray[np.integer], settings: EncodingSettings
     ) -> NumberCodec:
         """Learn from (n,) float64, NaN where missing."""
-        if np.isinf(values).any():
-            raise ConfigError(
-                f"{int(np.isinf(values).sum())} cells are infinite.",
-                where=f"column '{column.name}'",
-                todo="Make them missing in the cohort's SQL.",
-            )
+        refuse_infinite(column.name, values)
         seen = ~np.isnan(values)
         grid = column.resolution
         if grid is None and column.dtype in ("int64", "int32", "date32[day]"):

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.encoding.encoder import Encoded, LevelCodec, NumberCodec, TableEncoder
+from pipeline.encoding.encoder import Encoded, LevelCodec, NumberCodec, TableEncoder, refuse_infinite
 from pipeline.encoding.private_codecs import block_codec, declared_codec, named_codec, number_codec, other_state
 from pipeline.encoding.private_domains import (
     Grid,
     bounds_from,
     bounds_histogram,
     declared_grid,
+    fullest_bin,
     grid_from,
     grid_histogram,
     public_levels,
@@ -104,6 +105,7 @@ def private_encoder(cohort: Cohort, settings: EncodingSettings, run: PrivateRun)
         else:
             scaler = scaler_from(grids[name], counted[name][:-1], fine[name], parts[name])
             numbers[name] = number_codec(column, scaler, grids[name], counted[name], plan.sd)
+    _warn_of("levels", [name for name, found in stable.items() if not found[0]], run)
     blocks = {
         b.name: block_codec(cohort, b.name, counted[b.name], settings.rare_rows, plan.sd) for b in cohort.schema.blocks
     }
@@ -254,10 +256,13 @@ def _grids(cohort: Cohort, plan: _Plan, run: PrivateRun) -> dict[str, Grid]:
     """Bounds and grid of every numeric column, declared or found."""
     columns = [c for c in cohort.schema.modelled() if c.numeric]
     values = {c.name: cohort.values(c.name) for c in columns}
+    for name, numbers in values.items():
+        refuse_infinite(name, numbers)
     asked = {f"bounds/{n}": bounds_histogram(values[n]) for n in plan.bounds}
     asked |= {f"grid/{n}": grid_histogram(values[n], cohort.schema.column(n)) for n in plan.grids}
     noisy = plan.ask(run, asked, f"bounds of {len(plan.bounds)} and grids of {len(plan.grids)} columns")
     grids = {}
+    drowned: list[str] = []
     for column in columns:
         name = column.name
         if name in plan.grids:
@@ -268,10 +273,22 @@ def _grids(cohort: Cohort, plan: _Plan, run: PrivateRun) -> dict[str, Grid]:
         bounds = column.bounds
         if name in plan.bounds:
             found_bounds = bounds_from(noisy[f"bounds/{name}"], plan.sd, gaussian=plan.rho > 0)
-            bounds = within_type(found_bounds, column)
+            if found_bounds is None:
+                drowned.append(name)
+            bounds = within_type(found_bounds or fullest_bin(noisy[f"bounds/{name}"]), column)
         assert bounds is not None
         grids[name] = Grid.over(bounds, resolution, rows=cohort.n_rows, sd=plan.sd)
+    _warn_of("bounds", drowned, run)
     return grids
+
+
+def _warn_of(what: str, columns: list[str], run: PrivateRun) -> None:
+    """Say whose levels or bounds noise has hidden: what stands in their place has nothing to do with the data."""
+    if columns:
+        run.warn(
+            f"At this epsilon no {what} of {len(columns)} columns could be told from noise (the first is '{columns[0]}'): "
+            f"what is drawn of them is arbitrary. Declare their {what} in the schema, or ask for a larger epsilon."
+        )
 
 
 def _counts(cohort: Cohort, plan: _Plan, grids: dict[str, Grid], run: PrivateRun) -> dict[str, NDArray[np.float64]]:

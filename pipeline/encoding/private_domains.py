@@ -74,19 +74,28 @@ def bounds_histogram(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.bincount(place, minlength=2 * len(powers) - 1).astype(np.float64)
 
 
-def bounds_from(noisy: NDArray[np.float64], sd: float, *, gaussian: bool) -> tuple[float, float]:
-    """Edges of the outermost bins that noise does not explain.
+def bounds_from(noisy: NDArray[np.float64], sd: float, *, gaussian: bool) -> tuple[float, float] | None:
+    """Edges of the outermost bins that noise does not explain; None with no such bin (see `fullest_bin`).
 
     The threshold is what the largest of all bins' noises stays below but with chance 1e-8: for Laplace noise of scale b,
-    -b ln(2 - 2 (1 - p)^(1 / (B - 1))); for Gaussian noise the quantile. With no such bin, the fullest one is taken.
+    -b ln(2 - 2 (1 - p)^(1 / (B - 1))); for Gaussian noise the quantile.
     """
     from scipy.special import ndtri
 
     chance = -np.expm1(np.log1p(-FAILURE) / (len(noisy) - 1))
     limit = sd * -float(ndtri(chance)) if gaussian else -sd / np.sqrt(2) * np.log(2 * chance)
     sure = np.flatnonzero(noisy > limit)
-    if not len(sure):
-        sure = np.array([int(np.argmax(noisy))])
+    return _edges(int(sure[0]), int(sure[-1])) if len(sure) else None
+
+
+def fullest_bin(noisy: NDArray[np.float64]) -> tuple[float, float]:
+    """Edges of the fullest bin, which may be noise alone."""
+    place = int(np.argmax(noisy))
+    return _edges(place, place)
+
+
+def _edges(first: int, last: int) -> tuple[float, float]:
+    """Lower edge of one bin of the bounds' histogram, and upper edge of another."""
     powers = _powers()
     zero = len(powers) - 1
 
@@ -97,7 +106,7 @@ def bounds_from(noisy: NDArray[np.float64], sd: float, *, gaussian: bool) -> tup
         outer, inner = powers[abs(step)], powers[abs(step) - 1]
         return float(outer if upper else inner) if step > 0 else float(-inner if upper else -outer)
 
-    low, high = edge(int(sure[0]), upper=False), edge(int(sure[-1]), upper=True)
+    low, high = edge(first, upper=False), edge(last, upper=True)
     return (low, high) if low < high else (low, low + 1.0)
 
 

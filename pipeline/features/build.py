@@ -305,7 +305,11 @@ def raw_delivery(lake: Lake, source: SourceSpec, key: str, sha256: str, as_of: d
 def _spec_hash(spec: CohortSpec, source: SourceSpec) -> str:
     return sha256_json(
         {
-            "columns": [[n, c.model_dump(mode="json")] for n, c in spec.columns.items()],
+            # What was added later stays out while it is not used, so that features made before are still the same.
+            "columns": [
+                [n, c.model_dump(mode="json", exclude={"nullable"} if c.nullable is None else None)]
+                for n, c in spec.columns.items()
+            ],
             "unit": spec.unit,
             "subject": spec.subject,
             "labels": [t.label for t in spec.tasks],

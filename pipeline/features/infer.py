@@ -161,14 +161,22 @@ def _column(name: str, array: pa.Array, rows: pa.Array, spec: ColumnSpec) -> Col
             where=_where(name),
             todo="Leave the column out of the SQL until there are values.",
         )
+    if spec.nullable is False and array.null_count:
+        raise ConfigError(
+            f"{array.null_count} rows hold no value, and it is declared `nullable: false`.",
+            where=_where(name),
+            todo="Leave it out, or fill them in the SQL.",
+        )
     kind = spec.kind or _kind(name, seen, dtype)
+    if spec.kind is None and kind == "binary" and len(spec.levels or []) > 2:
+        kind = "categorical"  # two of the declared levels occur
     _kind_fits(name, array, kind, dtype)
     settings: dict[str, Any] = {
         "name": name,
         "kind": kind,
         "dtype": dtype,
         "role": "id" if kind == "identifier" and spec.role == "feature" else spec.role,
-        "nullable": array.null_count > 0,
+        "nullable": array.null_count > 0 if spec.nullable is None else spec.nullable,
         "unit": spec.unit,
         "description": spec.description,
         "source": list(spec.source),
@@ -193,8 +201,7 @@ def _told(kind: Kind, dtype: DType, spec: ColumnSpec) -> tuple[Told, ...]:
     """What the data say of the column and its author does not; a type says by itself which levels a bool has."""
     by_type = {"levels": dtype == "bool" or kind not in DISCRETE, "bounds": kind not in NUMERIC}
     by_type["resolution"] = by_type["bounds"]
-    declared = {"kind": spec.kind, "levels": spec.levels, "bounds": spec.bounds, "resolution": spec.resolution}
-    told = tuple(what for what in TOLD if not by_type.get(what, False) and declared.get(what) is None)
+    told = tuple(what for what in TOLD if not by_type.get(what, False) and getattr(spec, what) is None)
     return () if kind == "identifier" else told
 
 

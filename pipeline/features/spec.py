@@ -37,6 +37,9 @@ class ColumnSpec(BaseModel):
     bounds: tuple[float, float] | None = Field(default=None, description="Smallest and largest admissible number.")
     unit: str | None = Field(default=None, description="Unit of measurement.")
     resolution: Resolution | None = Field(default=None, description="Grid of a numeric column.")
+    nullable: bool | None = Field(
+        default=None, description="May cells be missing? Declared, a private training need not find out."
+    )
     description: str = Field(default="", description="For people.")
     source: list[str] = Field(
         default_factory=list, description="'table.column' of the raw tables; drawn as column lineage."

@@ -145,6 +145,8 @@ def _number(column: Column, cell: Any) -> float:
     except (TypeError, ValueError) as error:
         what = "date" if column.kind == "datetime" else "number"
         raise ConfigError(f"A condition on this column must be a {what}.", where=where) from error
+    if not np.isfinite(number):
+        raise ConfigError("A condition on this column must be a finite number.", where=where)
     if column.bounds is not None and not column.bounds[0] <= number <= column.bounds[1]:
         raise ConfigError(
             "The number asked for lies outside the column's bounds.",

@@ -52,6 +52,7 @@ class Smote(StoredRows):
     Config = SmoteConfig
     config: SmoteConfig
     kinds = ("numpy", "scikitlearn")
+    code_version = "2"
     _near: NDArray[np.int32]
 
     def _learn(
@@ -94,9 +95,17 @@ class Smote(StoredRows):
         from scipy.sparse import csr_matrix, hstack
 
         parts: list[NDArray[np.float32]] = []
+        sparse: list[csr_matrix] = []
         kinds = {c.name: c.kind for c in encoder.schema.columns}
         for name, values in self._cells.items():
             gone = np.isnan(values) if name in encoder.numbers else values < 0
+            if kinds[name] == "categorical" and values.max(initial=0) >= MANY_LEVELS:
+                there = np.flatnonzero(~gone)
+                shape = (self._rows, int(values.max()) + 1)
+                marks = (np.full(len(there), np.sqrt(0.5)), (there, values[there]))
+                sparse.append(csr_matrix(marks, shape=shape, dtype=np.float32))
+                parts.append((gone[:, None] * np.sqrt(0.5)).astype(np.float32))
+                continue
             if kinds[name] == "categorical":
                 hot = values[:, None] == np.arange(int(values.max(initial=0)) + 1)
                 parts.append((np.column_stack([hot, gone]) * np.sqrt(0.5)).astype(np.float32))
@@ -106,9 +115,8 @@ class Smote(StoredRows):
             scaled = np.where(gone, 0.0, (values - (known.mean() if len(known) else 0.0)) / (spread or 1.0))
             parts.append(np.column_stack([scaled, gone]).astype(np.float32))
         dense = np.concatenate(parts, axis=1) if parts else np.zeros((self._rows, 0), dtype=np.float32)
-        if not self._blocks:
+        if not self._blocks and not sparse:
             return dense
-        sparse = []
         for matrix in self._blocks.values():
             present = csr_matrix(matrix, dtype=np.float32, copy=True)
             present.data[:] = np.sqrt(0.5 / max(present.nnz / self._rows, 1.0))
@@ -143,6 +151,8 @@ class Smote(StoredRows):
         self._near = tensors["near"]
 
 
+MANY_LEVELS = 256
+"""Levels of a column from which on their indicators are kept sparse."""
 SPIKE = 0.05
 """Share of the rows beyond which a number is a state rather than a quantity."""
 

@@ -174,7 +174,12 @@ class TabularGenerator(Generator):
             parameters=learned.parameters,
             losses=learned.losses,
             health={**learned.facts, **health},
-            warnings=[*learned.warnings, *self._pooling_warnings(encoder), *warnings],
+            warnings=[
+                *learned.warnings,
+                *self._pooling_warnings(encoder),
+                *self._lone_levels(encoder, rows),
+                *warnings,
+            ],
         )
 
     def _fit_private(
@@ -222,7 +227,7 @@ class TabularGenerator(Generator):
             parameters=learned.parameters,
             losses=learned.losses,
             health={**learned.facts, **health},
-            warnings=[*learned.warnings, *self._pooling_warnings(encoder), *warnings, OUTSIDE],
+            warnings=[*learned.warnings, *run.warnings, *self._pooling_warnings(encoder), *warnings, OUTSIDE],
             privacy=run.report(),
         )
 
@@ -363,6 +368,21 @@ class TabularGenerator(Generator):
                 f"{cohort.n_rows} training rows are too few to learn from: at least {SMALLEST_COHORT} are needed.",
                 todo="What a model of so few patients draws would be the patients themselves.",
             )
+
+    def _lone_levels(self, encoder: TableEncoder, rows: Encoded) -> list[str]:
+        """Columns of which every level is rare: the commonest is drawn all the same, since some level must be."""
+        needed = self.config.rare_level_rows
+        lone = [
+            name
+            for name, level in encoder.levels.items()
+            if level.has_rare and len(level.kept) == 1 and (rows.states[name] == 0).sum() < needed
+        ]
+        if not lone:
+            return []
+        return [
+            f"Every level of {', '.join(lone)} is rarer than {needed} people, and the commonest stands for all of them: group "
+            "the levels (ICD chapters instead of codes), or leave the column out."
+        ]
 
     @staticmethod
     def _pooling_warnings(encoder: TableEncoder) -> list[str]:

@@ -141,6 +141,8 @@ def train_private(
     rate, steps = settings.sample_rate(subjects), settings.all_steps(subjects)
     noise, cost = _noise(run, rate, steps)
     with repeatable(init_seed), quiet_hooks():
+        # With TF32 a norm is right to a thousandth only, and a clipped gradient could be that much longer than the clip.
+        torch.set_float32_matmul_precision("highest")
         network.train()
         probe = torch.arange(min(rows, PROBED_ROWS), device=device)
         mode = prepare(network, loss, probe, ("ghost", "hooks") if settings.mode == "auto" else (settings.mode,))

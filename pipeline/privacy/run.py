@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from pipeline.features.cohort import Cohort
 
-QUESTIONS_VERSION = 1
+QUESTIONS_VERSION = 2
 """Raise it when the code asks the data other questions at the same settings (other bins, say): the same key must not give
 two answers the same noise, which could be subtracted."""
 ADJACENCY = "add or remove all rows of one subject"
@@ -52,6 +52,7 @@ class _Shared:
     parts: list[PrivateRun] = field(default_factory=list)
     domain: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
 
 class PrivateRun:
@@ -284,6 +285,16 @@ class PrivateRun:
         """A sentence for the report, e.g. what was taken as public."""
         if text not in self._shared.notes:
             self._shared.notes.append(text)
+
+    def warn(self, text: str) -> None:
+        """A sentence that people must see, told from noisy answers alone; it is a note of the report too."""
+        self.note(text)
+        self._shared.warnings.append(text)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What was warned of."""
+        return list(self._shared.warnings)
 
     # ---- what was spent
 

@@ -17,6 +17,8 @@ LEFT, RIGHT, TOP, BOTTOM = 56, 12, 26, 30
 COLOURS = ("#3b6fb6", "#c2571a", "#3a8f5c", "#8455a8", "#8a6d3b", "#5f6b7a")
 MAX_POINTS = 200
 BAR_LEFT, MOST_BARS = 150, 12
+LETTER = 6.2
+"""Width of a letter, about, where no font can be asked."""
 
 
 def line_chart(series: Mapping[str, Sequence[tuple[float, float]]], *, title: str, x: str = "step") -> str:
@@ -34,12 +36,12 @@ def line_chart(series: Mapping[str, Sequence[tuple[float, float]]], *, title: st
         return f"{px:.1f},{py:.1f}"
 
     parts = _axes(x0, x1, y0, y1, x)
-    for i, (name, points) in enumerate(sorted(lines.items())):
+    for i, (_, points) in enumerate(sorted(lines.items())):
         colour = COLOURS[i % len(COLOURS)]
         parts.append(
             f'<polyline fill="none" stroke="{colour}" stroke-width="1.5" points="{" ".join(map(at, points))}"/>'
         )
-        parts.append(_text(LEFT + 8 + 110 * (i % 4), TOP + 12 + 14 * (i // 4), name, colour=colour))
+    parts += _legend(sorted(lines))
     return _frame(title, parts)
 
 
@@ -55,9 +57,27 @@ def bar_chart(shares: Mapping[str, float], *, title: str) -> str:
         parts.append(
             f'<rect x="{BAR_LEFT}" y="{top + 2:.1f}" width="{width:.1f}" height="{step - 4:.1f}" fill="{COLOURS[0]}"/>'
         )
-        parts.append(_text(BAR_LEFT - 6, top + step / 2 + 4, name, anchor="end"))
+        parts.append(_text(BAR_LEFT - 6, top + step / 2 + 4, _cut(name, BAR_LEFT - 6), anchor="end"))
         parts.append(_text(BAR_LEFT + width + 6, top + step / 2 + 4, f"{share:.2f}"))
     return _frame(title, parts)
+
+
+def _legend(names: Sequence[str]) -> list[str]:
+    """The names in their colours, one after the other, in as many rows as they need."""
+    parts, x, y = [], LEFT + 8.0, TOP + 12
+    for i, name in enumerate(names):
+        words = _cut(name, WIDTH - LEFT - RIGHT - 8)
+        if x > LEFT + 8 and x + LETTER * len(words) > WIDTH - RIGHT:
+            x, y = LEFT + 8.0, y + 14
+        parts.append(_text(x, y, words, colour=COLOURS[i % len(COLOURS)]))
+        x += LETTER * len(words) + 16
+    return parts
+
+
+def _cut(words: str, width: float) -> str:
+    """Words that fit into so many pixels."""
+    most = int(width / LETTER)
+    return words if len(words) <= most else words[: most - 1] + "…"
 
 
 def _thin(points: list[tuple[float, float]]) -> list[tuple[float, float]]:

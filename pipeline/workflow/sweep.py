@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import ConfigError, nearest
+from pipeline.errors import ConfigError, UnsupportedError, nearest
 from pipeline.evaluation.context import Parts
 from pipeline.evaluation.protocol import references_from_table, run_evaluation
 from pipeline.evaluation.report.sweep_page import curves_of, epsilon_words, sweep_html
@@ -22,7 +22,7 @@ from pipeline.evaluation.results import results_from_table, results_table
 from pipeline.privacy.spec import TrainingPrivacy
 from pipeline.store.disk import make_folders
 from pipeline.workflow.judging import HOLDOUT_ACCESS, plan_of
-from pipeline.workflow.ledger import REPLICATES, entered, model_hash, privacy_info, spent_of, training_of
+from pipeline.workflow.ledger import entered, model_hash, privacy_info, spent_of, training_of
 from pipeline.workflow.record import OK, Record
 from pipeline.workflow.settings import judging_settings
 from pipeline.workflow.training import attempted, fit_cell, read_whole
@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from pipeline.evaluation.plan import EvaluationPlan
     from pipeline.evaluation.results import MetricResult
     from pipeline.features.cohort import Cohort
-    from pipeline.privacy.ledger import Training
+    from pipeline.privacy.composition import Loss
+    from pipeline.privacy.ledger import Reservation, Training
     from pipeline.store.lake import Lake, Version
     from pipeline.workflow.cell import Cell
     from pipeline.workflow.compute import Compute
@@ -128,7 +129,7 @@ def sweep_step(
         ConfigError: the cohort does not enable the generator, or an epsilon or the seeds are none.
         StoreError: the store or the ledger fails.
     """
-    wanted = _checked(cell, generator, epsilons, seeds)
+    wanted = checked_epsilons(cell, generator, epsilons, seeds)
     features = lake.tables.resolve("features", cell.partition)
     references = lake.tables.resolve("references", cell.partition)
     work = _Work(
@@ -161,8 +162,12 @@ def at_epsilon(cell: Cell, generator: str, epsilon: float, seeds: int) -> Cell:
     return replace(cell, spec=cell.spec.model_copy(update={"privacy": privacy, "replicates": seeds}))
 
 
-def _checked(cell: Cell, generator: str, epsilons: Sequence[float], seeds: int) -> list[float]:
-    """The epsilons, each once, the smallest first."""
+def checked_epsilons(cell: Cell, generator: str, epsilons: Sequence[float], seeds: int) -> list[float]:
+    """The epsilons, each once, the smallest first.
+
+    Raises:
+        ConfigError: the cohort does not enable the generator, it cannot train privately, or an epsilon or the seeds are none.
+    """
     from pipeline.generators.registry import generator_class
 
     if generator not in cell.spec.generators:
@@ -206,9 +211,10 @@ def _point(work: _Work, cell: Cell, epsilon: float) -> Point:
             entered(lake, cell, training) as held,
             tempfile.TemporaryDirectory(prefix="spill-sweep-", dir=lake.home.spill) as aside,
         ):
-            drawn, reports, model = _drawn(work, cell, training, settings, Path(aside))
-            spent = spent_of(training, reports)
+            reports = fit_cell(lake, cell, training, work.parts.train, Path(aside), work.compute, settings)
+            model, spent = model_hash(Path(aside)), spent_of(training, reports)
             held.confirm(model, spent)
+            drawn = _drawn(work, cell, held, model, spent, Path(aside))
             _note_access(work, cell, model, epsilon)
             results = run_evaluation(work.parts, drawn, work.plan, references=work.anchors).results
             charged = privacy_info(training, spent)
@@ -229,19 +235,22 @@ def _begun(work: _Work, cell: Cell) -> tuple[Training, dict[str, Any]]:
     return training_of(cell, work.generator, work.features, settings, work.compute), settings
 
 
-def _drawn(
-    work: _Work, cell: Cell, training: Training, settings: Mapping[str, Any], folder: Path
-) -> tuple[list[Cohort], list[Any], str]:
-    """As many rows as there are for training from every seed, what the trainings reported, and the models' hash."""
+def _drawn(work: _Work, cell: Cell, held: Reservation, model: str, spent: Loss, replicates: Path) -> list[Cohort]:
+    """As many rows as there are for training from every seed.
+
+    Trainings whose rows cannot be drawn are paid for as others are: what is told of the failure was told by them.
+    """
     from pipeline.generators.replicates import sample_replicates
 
-    place = folder / REPLICATES
-    place.mkdir()
-    train = work.parts.train
-    reports = fit_cell(work.lake, cell, training, train, place, work.compute, settings)
     seeds = cell.seeds(work.generator, "sample")
-    drawn, _ = sample_replicates(place, train.n_rows, seeds=seeds, constraints=cell.spec.constraints)
-    return drawn, reports, model_hash(place)
+    try:
+        drawn, _ = sample_replicates(
+            replicates, work.parts.train.n_rows, seeds=seeds, constraints=cell.spec.constraints
+        )
+    except UnsupportedError:
+        held.complete(model, spent)
+        raise
+    return drawn
 
 
 def _note_access(work: _Work, cell: Cell, model: str, epsilon: float) -> None:

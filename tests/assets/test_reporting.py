@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 
 import dagster as dg
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from assets.reporting import column_lineage, column_schema, markdown_table, picture, plain, raw_column_schema
 from pipeline.features.schema import CodeBlock, Column, TableSchema
-from pipeline.workflow.sketch import line_chart
+from pipeline.workflow.sketch import WIDTH, line_chart
 
 
 def test_numpy_and_infinite_numbers_can_be_stored() -> None:
@@ -70,6 +71,18 @@ def test_pictures_are_small_and_safe() -> None:
     encoded = made.md_str.split("base64,")[1].rstrip(")")
     assert base64.b64decode(encoded).decode().startswith("<svg xmlns=")
     assert picture("x" * 80_000, words="huge").md_str.startswith("huge: too large")
+
+
+def test_long_names_of_lines_lie_beside_each_other() -> None:
+    names = ["exercise_angina = True", "resting_ecg = left ventricular hypertrophy", "sex = male", "vessels", "x" * 200]
+    chart = line_chart({name: [(0.0, float(i)), (1.0, 2.0)] for i, name in enumerate(names)}, title="t")
+    found = re.findall(r'<text x="(\d+)" y="(\d+)" text-anchor="start" fill="#(?!333)\w+">([^<]+)<', chart)
+    assert len(found) == len(names)
+    ends: dict[str, int] = {}
+    for x, y, words in found:
+        assert int(x) > ends.get(y, 0), words
+        ends[y] = int(x) + 6 * len(words)
+        assert ends[y] <= WIDTH
 
 
 @pytest.mark.parametrize("points", [{}, {"a": []}, {"a": [(0.0, 1.0)]}, {"a": [(1.0, 2.0), (1.0, 2.0)]}])

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from made_up import MONTH, Book
 
+from assets.cli import sweep as cli
+from assets.cli.display import show
 from assets.run import sweep
 from assets.sweep import rows_of
 from pipeline.errors import ConfigError
@@ -128,7 +130,19 @@ def test_a_budget_stops_the_points_that_are_beyond_it(lake: Lake, book: Book) ->
     assert charged(lake) == pytest.approx(2.0)
     assert list(found.version.info["failed"]) == ["2.0", "inf"]
     table = lake.tables.read(found.version)
-    assert rows_of(table, found.version.info)[1]["gave nothing"] == found.points[1].record.reason
+    rows = rows_of(table, found.version.info)
+    assert [row["gave nothing"] for row in rows] == [None, found.points[1].record.reason, found.points[2].record.reason]
+    assert rows[0].keys() == rows[1].keys(), "a table has one head"
+    show(rows, title="", as_json=False, empty="")
+
+
+def test_trainings_whose_rows_cannot_be_drawn_are_paid_for(lake: Lake, book: Book) -> None:
+    rule = "constraints: [{where: 'age > 119'}]\n"
+    book.cohort("tiny", source="clinic", generators=GENERATORS, extra=rule)
+    (point,) = swept(lake, 1.0).points
+    assert "still break a rule" in point.record.reason
+    assert charged(lake) == pytest.approx(2.0), "the models were made, and their failure says something of people"
+    assert [spend.state for spend in Ledger(lake.journal, "tiny").spends()] == ["complete"]
 
 
 def test_new_features_make_every_point_anew(lake: Lake) -> None:
@@ -156,3 +170,14 @@ def test_what_cannot_be_swept_is_refused_in_words(
 ) -> None:
     with pytest.raises(ConfigError, match=words):
         sweep_step(lake, cell(), generator, Compute(device="cpu"), epsilons=epsilons)
+
+
+def test_the_command_refuses_before_a_run_begins(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "evaluated_month", lambda *_: MONTH)
+    for generator, epsilons, words in (
+        ("bootstrap", "1", "cannot train with differential privacy"),
+        ("independent", "1,-1", "above 0"),
+        ("independent", "one", "is no number"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            cli.sweep("tiny", generator, epsilons)

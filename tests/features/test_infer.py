@@ -113,6 +113,23 @@ def test_level_order_is_numeric_or_declared() -> None:
     assert column(WORDS, declared).levels == ["low", "mid", "high"]
 
 
+def test_whether_cells_may_be_missing_can_be_declared() -> None:
+    """A private training pays for what is not: without it, a column learned with others may come out with gaps."""
+    never, open_ = ColumnSpec(nullable=False), ColumnSpec(nullable=True)
+    assert "nullable" in column(WORDS).inferred
+    found = column(WORDS, never)
+    assert (found.nullable, "nullable" in found.inferred) == (False, False)
+    assert column(WORDS, open_).nullable
+    with pytest.raises(ConfigError, match="1 rows hold no value, and it is declared `nullable: false`"):
+        column([*WORDS, None], never)
+
+
+def test_more_levels_may_be_declared_than_occur() -> None:
+    found = column(["f", "m"] * 20, ColumnSpec(levels=["f", "m", "unknown"]))
+    assert (found.kind, found.levels) == ("categorical", ["f", "m", "unknown"])
+    assert column(["f", "m"] * 20, ColumnSpec(levels=["f", "m"])).kind == "binary"
+
+
 def test_a_flag_that_never_occurs_in_training_still_has_two_levels() -> None:
     binary = ColumnSpec(kind="binary")
     assert column([False] * 9, binary).levels == [False, True]

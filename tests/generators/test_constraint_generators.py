@@ -16,6 +16,7 @@ from pipeline.features.cohort import Cohort, assemble
 from pipeline.features.constraint_spec import rules_from
 from pipeline.features.resolution import moved
 from pipeline.features.schema import Column, Resolution, TableSchema
+from pipeline.features.schema_union import told_anew
 from pipeline.generators.base import Generator, load_generator
 from pipeline.generators.constraints.constrained import Constrained
 from pipeline.generators.constraints.redraw import sample_constrained
@@ -243,10 +244,29 @@ def test_private_trainings_ask_nothing_of_the_rows(ward: Cohort) -> None:
     assert whole.rows_left_out is None
     assert all(fate.broken is None for fate in whole.fates)
     kept = whole.forward(ward)
-    assert 0 < kept.n_rows < ward.n_rows, "rows that break a declared rule are left out one by one"
+    assert kept.n_rows == ward.n_rows, "how many rows break a rule would show in how many are learned from"
+    some = np.random.default_rng(0).permutation(ward.n_rows)[:200]
+    assert whole.forward(ward.take(some)).table.equals(kept.take(some).table), "a row is mended from its own cells"
     back, wrong, _ = whole.back(kept, np.random.default_rng(0))
     assert_kept(back, rules, ward)
     assert not wrong
+
+
+def test_a_private_order_is_measured_alike_whichever_end_patients_lack() -> None:
+    grid = Resolution(kind="decimals")
+    ends = [
+        Column(name=name, kind="continuous", dtype="float64", bounds=(0, 99), resolution=grid, nullable=True)
+        for name in ("low", "high")
+    ]
+    values = np.arange(40.0)
+    often = np.where(np.arange(40) % 2, values, np.nan)
+    rules = rules_from([{"left": "low", "op": "<=", "right": "high", "by": "difference"}])
+    here, there = (
+        assemble(TableSchema(columns=ends), {"low": low, "high": high})
+        for low, high in ((often, values), (values, often))
+    )
+    assert Reexpression.fit(here, rules) != Reexpression.fit(there, rules)
+    assert Reexpression.fit(here, rules, private=True) == Reexpression.fit(there, rules, private=True)
 
 
 def test_replicates_learn_and_draw_under_rules(ward: Cohort, tmp_path: Path) -> None:
@@ -291,7 +311,7 @@ def test_times_of_day_and_numbers_without_a_grid() -> None:
 
 def test_a_private_training_keeps_rules_and_gives_no_bound_away(ward: Cohort, tmp_path: Path) -> None:
     rules = [r for r in RULES if not str(r).startswith("combinations")]
-    told = {"height": ("bounds",), "stroke": ("nullable",)}
+    told = {"height": ("bounds",), "stroke": ("nullable",), "on_icu": ("kind", "nullable"), "bleed": ("nullable",)}
     columns = [c.model_copy(update={"inferred": told.get(c.name, ())}) for c in ward.schema.columns]
     columns = [c.model_copy(update={"bounds": (1.4137, 2.0731)}) if c.name == "height" else c for c in columns]
     cohort = replace(ward, schema=ward.schema.model_copy(update={"columns": columns}))
@@ -306,6 +326,7 @@ def test_a_private_training_keeps_rules_and_gives_no_bound_away(ward: Cohort, tm
     assert '"shares"' not in written
     drawn, _ = sample_constrained(load_generator(tmp_path), 400, 2, rules)
     assert_kept(drawn, rules, ward)
+    assert told_anew(drawn.schema, cohort.schema), "else the structural check stops the run"
     hidden = [c.model_copy(update={"inferred": ("levels",)}) if c.name == "sex" else c for c in columns]
     with pytest.raises(ConfigError, match="levels of 'sex' are not declared"):
         Reexpression.fit(replace(ward, schema=ward.schema.model_copy(update={"columns": hidden})), rules, private=True)

@@ -10,6 +10,7 @@ from rule_tables import ward_cohort
 from pipeline.features.cohort import Cohort, assemble
 from pipeline.features.constraint_spec import rules_from
 from pipeline.features.schema import Column, Resolution, TableSchema
+from pipeline.generators.constraints.checking import check_rules
 from pipeline.generators.constraints.rules import resolved, violations
 from pipeline.generators.constraints.suggest import as_yaml, suggestions
 
@@ -46,6 +47,31 @@ def test_it_is_pasteable_and_holds_and_shows_no_value(ward: Cohort) -> None:
     assert len(comments) == len(rules)
     assert all(int(line.split()[1].replace(",", "")) >= 11 for line in comments)
     assert not any(level in text for level in ("h0", "north", "child"))
+
+
+def test_what_is_said_of_flags_of_text_can_be_pasted() -> None:
+    """Text has no order: `treated <= changed` would be refused."""
+    rng = np.random.default_rng(0)
+    changed = rng.integers(0, 2, 900)
+    treated = np.where(changed == 1, rng.integers(0, 2, 900), 0)
+    schema = TableSchema(
+        columns=[
+            Column(name="treated", kind="binary", dtype="string", levels=["no", "yes"]),
+            Column(name="changed", kind="binary", dtype="string", levels=["steady", "changed"]),
+        ]
+    )
+    cohort = assemble(schema, {"treated": treated, "changed": changed})
+    assert texts(cohort) == {"treated only with changed changed"}
+    rules = rules_from(yaml.safe_load(as_yaml(suggestions(cohort)))["constraints"])
+    check_rules(schema, rules)
+    assert not violations(cohort, rules[0]).any()
+    # A flag of one sex alone is told once, however that sex stands among the levels.
+    columns = [
+        schema.columns[0].model_copy(update={"name": "pregnant"}),
+        schema.columns[1].model_copy(update={"name": "sex", "levels": ["male", "female"]}),
+    ]
+    found = suggestions(assemble(TableSchema(columns=columns), {"pregnant": treated, "sex": changed}))
+    assert [str(s.rule) for s in found] == ["pregnant only with sex female"]
 
 
 def test_nothing_is_suggested_of_independent_columns() -> None:

@@ -13,8 +13,10 @@ from generator_tables import code_cohort, mixed_cohort
 from pipeline.errors import ConfigError, UnsupportedError
 from pipeline.features.cohort import Cohort, assemble
 from pipeline.features.schema import CodeBlock, Column, TableSchema
+from pipeline.generators import smote
 from pipeline.generators.gaussian_copula import GaussianCopula
 from pipeline.generators.independent import Independent
+from pipeline.generators.smote import Smote
 from pipeline.generators.vae import VAE
 
 if TYPE_CHECKING:
@@ -155,9 +157,46 @@ def test_conditions_take_text_dates_and_missing() -> None:
     assert drawn.table.column("age").to_pylist() == [50.5] * 20
     assert str(drawn.table.column("admitted")[0].as_py()) == "2020-06-01"
     assert drawn.missing("stage").all()
-    for wrong in ({"age": 200}, {"age": 50.55}, {"age": None}, {"patient": "x"}, {"age": "old"}):
+    # `glucose` has no bounds that would say so of themselves.
+    for wrong in ({"age": 200}, {"age": 50.55}, {"age": None}, {"patient": "x"}, {"age": "old"}, {"glucose": np.inf}):
         with pytest.raises(ConfigError):
             model.sample(2, seed=0, conditions=wrong)
+
+
+def test_a_column_of_rare_levels_alone_is_warned_of() -> None:
+    n = 60
+    schema = TableSchema(
+        columns=[
+            Column(name="x", kind="continuous", dtype="float64"),
+            Column(name="code", kind="categorical", dtype="string", levels=[f"c{i:02d}" for i in range(n // 2)]),
+        ]
+    )
+    real = assemble(schema, {"x": np.arange(n, dtype=float), "code": np.arange(n) // 2})
+    report = Independent().fit(real, seed=0)
+    assert any(w.startswith("Every level of code is rarer than 11 people") for w in report.warnings)
+    grouped = assemble(schema, {"x": np.arange(n, dtype=float), "code": np.arange(n) // 30})
+    assert not any("Every level" in w for w in Independent().fit(grouped, seed=0).warnings)
+
+
+def test_neighbours_are_the_same_however_many_levels_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of levels as a dense table of indicators would take all memory."""
+    rng = np.random.default_rng(0)
+    n, names = 300, [f"l{i:03d}" for i in range(40)]
+    schema = TableSchema(
+        columns=[
+            Column(name="x", kind="continuous", dtype="float64"),
+            Column(name="place", kind="categorical", dtype="string", levels=names, nullable=True),
+        ]
+    )
+    codes = rng.integers(-1, 40, n)
+    codes[-5:] = -1
+    real = assemble(schema, {"x": rng.standard_normal(n), "place": codes})
+    dense, sparse = Smote(), Smote()
+    dense.fit(real, seed=0)
+    monkeypatch.setattr(smote, "MANY_LEVELS", 10)
+    sparse.fit(real, seed=0)
+    assert np.mean(dense._near == sparse._near) > 0.99  # but for ties in single precision
+    assert not isinstance(sparse._points(sparse._fitted()), np.ndarray)
 
 
 def test_gaussian_margins_of_the_nhsx_tables() -> None:

@@ -286,6 +286,33 @@ def test_no_figure_of_the_training_is_given_away() -> None:
     assert told[-1][:2] == (7, 7)
 
 
+def test_norms_are_found_in_full_precision() -> None:
+    """TF32, which other trainings use, would let a clipped gradient be a thousandth longer than the clip."""
+    network, loss = lab.mixed_problem()
+    seen: set[str] = set()
+
+    def watched(rows: Tensor, noise: torch.Generator, done: float) -> Tensor:
+        seen.add(torch.get_float32_matmul_precision())
+        return loss(rows, noise, done)
+
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        train_private(
+            network,
+            watched,
+            rows=600,
+            settings=PrivateSettings(steps=2, expected_batch=60),
+            run=begin(epsilon=3.0),
+            init_seed=0,
+            device=torch.device("cpu"),
+        )
+        assert seen == {"highest"}
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def test_fewer_subjects_than_a_batch_and_than_is_sensible() -> None:
     trained(begin(), expected_batch=5_000)  # every step takes everybody
     network, loss = lab.mixed_problem(499)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import ledger_lab
@@ -89,6 +90,27 @@ def test_the_others_refuse_and_say_why(name: str) -> None:
     kind = generator_class(name)
     with pytest.raises(UnsupportedError, match="does not train with differential privacy"):
         kind().fit(clinic(200), seed=0, privacy=TrainingPrivacy(epsilon=1))
+
+
+def test_what_noise_hides_is_said_and_infinite_numbers_are_refused() -> None:
+    cohort = clinic(600)
+    model = generator_class("independent")()
+    report = model.fit(cohort, seed=0, privacy=TrainingPrivacy(epsilon=0.01), noise_key=lab.KEY)
+    said = [w for w in report.warnings if w.startswith("At this epsilon no bounds of 2 columns")]
+    assert len(said) == 1
+    assert "Declare their bounds" in said[0]
+    assert report.privacy is not None
+    assert said[0] in report.privacy["notes"]
+    assert any("no levels of 1 columns" in w for w in report.warnings)
+    lavish = model.fit(cohort, seed=0, privacy=TrainingPrivacy(epsilon=50), noise_key=lab.KEY)
+    assert not any(w.startswith("At this epsilon") for w in lavish.warnings)
+    values = cohort.values("value")
+    values[3] = np.inf
+    place = cohort.table.column_names.index("value")
+    broken = replace(cohort, table=cohort.table.set_column(place, "value", pa.array(values, from_pandas=True)))
+    with pytest.raises(ConfigError, match="1 cells are infinite") as refused:
+        model.fit(broken, seed=0, privacy=TrainingPrivacy(epsilon=1))
+    assert "'value'" in str(refused.value)
 
 
 def test_weak_deltas_and_noise_multipliers_are_refused_before_anything_is_learned() -> None:
@@ -181,6 +203,12 @@ def test_fit_on_the_command_line(
     assert "Privacy: (3, 1e-06)-differentially private for each of 900 subjects" in words
     assert json.loads((out / "privacy.json").read_text())["epsilon"] == pytest.approx(3.0)
     assert '"inferred":["' not in (out / "schema.json").read_text().replace(" ", "").replace("\n", "")
+    # Another model in the same folder: what stood beside the first one says nothing of it.
+    (out / "constraints.json").write_text("{}")
+    code, words = run()
+    assert code == 0, words
+    assert not (out / "privacy.json").exists()
+    assert load_generator(out).name == "independent"
     for options, words_wanted in (
         (("--epsilon", "0"), "Epsilon must be a finite number above 0, not 0"),
         (("--epsilon", "1", "--delta", "1"), "Delta must lie between 0 and 1"),

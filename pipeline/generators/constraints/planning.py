@@ -82,7 +82,8 @@ class Plan:
         taken: Real columns that are not learned, and by which step's learned columns they are replaced.
         by_step: The rules that the steps keep.
         reasons: Rule to why it is kept by redrawing.
-        usable: (n,) False for training rows that break a rule that a step is to keep: they cannot be re-expressed.
+        usable: (n,) False for training rows that break a rule that a step is to keep: they cannot be re-expressed. True
+            throughout in private trainings, which mend such rows one by one (`Reexpression.forward`).
     """
 
     steps: list[AnyStep] = field(default_factory=list)
@@ -143,9 +144,9 @@ class Planner:
         self.plan.usable = np.ones(self.whole.n_rows, dtype=bool)
         for rule in rules:
             reason = redrawn_by_nature(rule, self.schema, private=self.private)
-            if not reason and not self._seen(rule) and not on_a_block(rule):
+            if not reason and not self._seen(rule) and not on_a_block(rule) and not self.private:
                 broken = violations(self.whole, rule)
-                if not self.private and broken.mean() > BROKEN_MOST:
+                if broken.mean() > BROKEN_MOST:
                     reason = f"{broken.mean():.1%} of the training rows break it"
                 else:
                     self.plan.usable &= ~broken
@@ -260,7 +261,8 @@ class Planner:
         upward = [(k, names[:k][::-1], 1, strict[k - 1]) for k in range(1, last + 1)]
         downward = [(k, names[k + 1 :], -1, strict[k]) for k in range(last - 1, -1, -1)]
         # What is measured from a column that is often missing must often be learned by itself.
-        gone = [np.isnan(v).mean() for v in (values[0], values[-1])]
+        ends = [self.schema.column(name) for name in (names[0], names[-1])]
+        gone = [float(c.nullable if self.private else self.cohort.missing(c.name).mean()) for c in ends]
         for way in (upward, downward) if gone[1] >= gone[0] else (downward, upward):
             if all(self._may_depend(names[k], anchors) for k, anchors, _, _ in way):
                 for k, anchors, sign, above in way:

@@ -136,7 +136,8 @@ def redraw(
         raise UnsupportedError(
             f"{len(open_rows)} of {n} rows still break a rule after up to {ROUNDS} draws each. '{worst}' was broken by "
             f"{of_rule[worst] / tried:.1%} of the {tried:,} rows drawn.",
-            todo="The generator hardly ever draws such rows: mend the rule, or leave the columns out.",
+            todo="The generator hardly ever draws such rows: mend the rule, or leave the columns out. Where it learned with "
+            "differential privacy, declare the columns' bounds and levels: noise may have hidden them.",
         )
     return found
 

@@ -147,19 +147,14 @@ class Reexpression(BaseModel):
         return said
 
     def forward(self, cohort: Cohort) -> Cohort:
-        """Real rows in the schema that is learned; rows that break a re-expressed rule are left out."""
-        kept_by_step = {fate.rule for fate in self.fates if fate.kept_by == "re-expression"}
-        broken = np.zeros(cohort.n_rows, dtype=bool)
-        on_blocks = {step.rule for step in self.steps if isinstance(step, Zeroed)}
-        for rule in self.rules:
-            if rule_text(rule) in kept_by_step - on_blocks:
-                broken |= violations(cohort, rule)
+        """Real rows in the schema that is learned, without those that break a re-expressed rule.
+
+        In private trainings such a row is mended instead, from its own cells alone: that rows are left out would show in
+        the number of rows learned from, which is published, and how many they are was not paid for.
+        """
+        if self.rows_left_out is not None:
+            cohort = self._keeping(cohort)
         real = _arrays(cohort)
-        for merged in (step for step in self.steps if isinstance(step, Merged)):
-            broken |= merged.forward(real)[merged.name] < 0
-        if broken.any():
-            cohort = cohort.take(~broken)
-            real = _arrays(cohort)
         blocks = dict(cohort.blocks)
         for step in self.steps:
             if isinstance(step, Difference):
@@ -178,6 +173,19 @@ class Reexpression(BaseModel):
             subject=cohort.subject,
         )
         return replace(inner, split=cohort.split, tune=cohort.tune, events=cohort.events)
+
+    def _keeping(self, cohort: Cohort) -> Cohort:
+        """The rows that keep every re-expressed rule."""
+        kept_by_step = {fate.rule for fate in self.fates if fate.kept_by == "re-expression"}
+        broken = np.zeros(cohort.n_rows, dtype=bool)
+        on_blocks = {step.rule for step in self.steps if isinstance(step, Zeroed)}
+        for rule in self.rules:
+            if rule_text(rule) in kept_by_step - on_blocks:
+                broken |= violations(cohort, rule)
+        real = _arrays(cohort)
+        for merged in (step for step in self.steps if isinstance(step, Merged)):
+            broken |= merged.places(real) < 0
+        return cohort.take(~broken) if broken.any() else cohort
 
     def back(
         self, drawn: Cohort, rng: np.random.Generator, fixed: Mapping[str, NDArray[Any]] | None = None
@@ -213,7 +221,11 @@ class Reexpression(BaseModel):
             learned: The schema in which the generator draws.
         """
         known = {column.name: column for column in learned.columns}
-        columns = [c if c.name in self.taken else known.get(c.name, c) for c in self.outer.columns]
+        # What is not learned itself says what the schema declares, and nothing that was told from rows (`public_part`).
+        columns = [
+            c.model_copy(update={"inferred": ()}) if c.name in self.taken else known.get(c.name, c)
+            for c in self.outer.columns
+        ]
         outer = self.outer.model_copy(update={"columns": columns})
         return self.model_copy(update={"inner": learned, "outer": outer})
 

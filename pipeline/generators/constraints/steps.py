@@ -113,9 +113,13 @@ class Difference(Step):
         return [self.dependent]
 
     def forward(self, real: dict[str, NDArray[Any]], grid: Column) -> dict[str, NDArray[Any]]:
-        """The learned columns of real rows; `grid` is the column of the distance."""
+        """The learned columns of real rows; `grid` is the column of the distance. A row that breaks the rule gets the
+        smallest distance that keeps it."""
         values, anchor = real[self.dependent], first_present([real[a] for a in self.anchors])
-        made = {self.gap: snapped(self.sign * (values - anchor), grid)}
+        gap = self.sign * (values - anchor)
+        with np.errstate(invalid="ignore"):
+            wrong = gap <= 0 if self.strict else gap < 0
+        made = {self.gap: snapped(np.where(wrong, grid_step(grid) if self.strict else 0.0, gap), grid)}
         if self.present is not None:
             made[self.present] = np.where(np.isnan(values), 0, YES)
         if self.alone is not None:
@@ -232,9 +236,19 @@ class Merged(Step):
         return self.columns
 
     def forward(self, real: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """The learned column of real rows, each of which has one of the combinations."""
-        rows = np.stack([real[name] for name in self.columns], axis=1)
-        return {self.name: positions(np.array(self.combinations), rows)}
+        """The learned column of real rows; one that has none of the combinations gets the most similar one."""
+        rows, places = self._rows(real), self.places(real)
+        table = np.array(self.combinations)
+        for row in np.unique(rows[places < 0], axis=0):
+            places[(rows == row).all(axis=1)] = int((table != row).sum(axis=1).argmin())
+        return {self.name: places}
+
+    def places(self, real: dict[str, NDArray[Any]]) -> NDArray[np.int64]:
+        """(n,) which combination each row has; -2 where it is none of them."""
+        return positions(np.array(self.combinations), self._rows(real))
+
+    def _rows(self, real: dict[str, NDArray[Any]]) -> NDArray[np.int64]:
+        return np.stack([real[name] for name in self.columns], axis=1)
 
     def back(self, cells: Cells, schema: TableSchema) -> None:
         """Write the columns."""

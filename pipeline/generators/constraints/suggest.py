@@ -61,7 +61,11 @@ def suggestions(train: Cohort) -> list[Suggestion]:
     within = [{rule.target, *expression_of(rule, train.schema).columns} for rule in rules]
     # That a part is at most the whole follows from the sum.
     ordered = [s for s in orders(train) if not any(set(columns_of(s.rule, train.schema)) <= names for names in within)]
-    return [*ordered, *found, *dependences(train, computed), *families(train), *sex_specific(train)]
+    every = [*ordered, *found, *dependences(train, computed), *families(train), *sex_specific(train)]
+    once: dict[str, Suggestion] = {}
+    for one in every:
+        once.setdefault(str(one.rule), one)
+    return list(once.values())
 
 
 def as_yaml(found: Sequence[Suggestion]) -> str:
@@ -161,6 +165,13 @@ def _implied(
     carriers = len(np.unique(people[yes]))
     if carriers < RARE_ROWS or not base[yes].all() or base.mean() ** carriers > BY_CHANCE:
         return []
+    if any(isinstance(level, str) for column in (finer, coarser) for level in column.levels or []):
+        # Text has no order in which a yes is the larger: the rule names the level.
+        (rule,) = rules_from([{"codes": {"column": finer.name, "only": {coarser.name: (coarser.levels or [])[-1]}}}])
+        words = (
+            f"all with the last level of {finer.name} have the last one of {coarser.name}, as {base.mean():.0%} of all"
+        )
+        return [Suggestion(rule, carriers, words)]
     rule = rules_from([{"left": finer.name, "op": "<=", "right": coarser.name}])[0]
     return [
         Suggestion(rule, carriers, f"everybody with {finer.name} has {coarser.name}, as {base.mean():.0%} of all have")
