@@ -84,6 +84,8 @@ class CategoricalHead(nn.Module):
 
     def loss(self, logits: Tensor, states: Tensor) -> Tensor:
         """(batch,) negative log-likelihood of (batch, columns) states."""
+        if not self.sizes:
+            return logits.new_zeros(len(logits))
         loss: Tensor = _SoftmaxColumns.apply(logits.float(), states.to(torch.long) + self.start, self.member)[0]
         return loss
 

@@ -101,7 +101,7 @@ class CVAE(VAE):
     def _hidden(self, given: Tensor | None, at: Tensor, network: nn.Module, noise: torch.Generator) -> Tensor | None:
         assert given is not None
         told = given[at]
-        if not network.training or not self.config.condition_dropout:
+        if not network.training or not self.config.condition_dropout or not self._told.sizes:
             return told
         seen = torch.rand(len(at), len(self._told.sizes), generator=noise, device=told.device)
         kept = (seen >= self.config.condition_dropout).to(told.dtype)

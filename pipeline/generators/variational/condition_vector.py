@@ -86,7 +86,8 @@ class ConditionVector:
 
     def states(self, rows: Encoded) -> NDArray[np.int64]:
         """(n, columns) states of encoded rows; the last state of a number is missing."""
-        return np.stack([self._told(k, rows.states.get(k), rows.uniforms.get(k)) for k in self.columns], axis=1)
+        told = [self._told(k, rows.states.get(k), rows.uniforms.get(k)) for k in self.columns]
+        return np.stack(told, axis=1) if told else np.zeros((rows.n, 0), dtype=np.int64)
 
     def _told(
         self, name: str, states: NDArray[np.int64] | None, uniform: NDArray[np.float64] | None
@@ -159,4 +160,4 @@ class ConditionVector:
     ) -> ConditionVector:
         """Back from its arrays."""
         joint, share = np.asarray(tensors["joint"], np.int64), np.asarray(tensors["share"], np.float64)
-        return cls(encoder, columns, joint.reshape(-1, len(columns)), share)
+        return cls(encoder, columns, joint.reshape(len(share), len(columns)), share)
