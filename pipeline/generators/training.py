@@ -3,14 +3,15 @@
 Data stay on the device as tensors and batches are index permutations (spec 0.4: a DataLoader's collating costs more
 than these small nets). Everything random comes from one `torch.Generator` a purpose, derived from the seed; the
 caller's global random state is left as it was. A training that was killed goes on from its checkpoint
-(`checkpoint.py`). What the loss is, is the model's business.
+(`checkpoint.py`). How long and how fast is in `train_settings.py`; what the loss is, is the model's business.
 """
 
 from __future__ import annotations
 
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from itertools import islice
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +20,13 @@ import torch
 from torch import nn
 
 from pipeline.errors import ConfigError, TrainingError
+from pipeline.generators.averaging import RunningMean
 from pipeline.generators.precision import wide_layers_in_bfloat16
 from pipeline.generators.seeds import derive_seed
+from pipeline.generators.train_settings import TrainSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -39,40 +42,9 @@ MOST_BAD_STEPS = 5
 TUNE_SHARE = 0.1
 
 
-@dataclass(frozen=True)
-class TrainSettings:
-    """How to train.
-
-    Attributes:
-        epochs: passes over the training rows, at most.
-        batch_size: rows a step.
-        learning_rate: of AdamW at the start.
-        weight_decay: of AdamW.
-        clip: largest norm of a step's gradient.
-        patience: epochs without improvement on the tuning rows after which training stops; 0 trains all epochs.
-        plateau: epochs without improvement after which the learning rate is halved; 0 never.
-        cosine: lower the learning rate to 0 along a half cosine over all epochs.
-        least_gain: relative improvement that counts as one.
-        settled: share of the training after which the loss is no longer annealed; early stopping looks from then on.
-        poisson: each row comes into each batch by chance, `batch_size` rows expected, instead of once an epoch.
-    """
-
-    epochs: int = 100
-    batch_size: int = 256
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-5
-    clip: float = 1.0
-    patience: int = 10
-    plateau: int = 5
-    cosine: bool = False
-    least_gain: float = 1e-4
-    settled: float = 0.0
-    poisson: bool = False
-
-
 @dataclass
 class TrainLog:
-    """What happened: losses by epoch ({"step", "train", "tune"}), the best epoch, sentences for people."""
+    """What happened: losses by epoch (or round, `TrainSettings.steps`) ({"step", "train", "tune"}), the best epoch, sentences for people."""
 
     losses: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
@@ -224,21 +196,24 @@ class _Loop:
         self.rates = [group["lr"] for group in self.optimiser.param_groups]
         self.order = torch_stream(self.seed, "batch")
         self.noise = torch_stream(self.seed, "noise", device=self.device)
-        self.steps = max(1, -(-len(self.rows) // self.settings.batch_size))
+        self.steps = self.settings.round_steps(len(self.rows))
+        self.total = self.settings.total_steps(len(self.rows))
+        self.rounds = self.settings.rounds(len(self.rows))
+        self.average = RunningMean(self.network, self.settings.ema) if self.settings.ema else None
 
     def run(self, progress: Progress | None, checkpoint: Checkpoint | None) -> TrainLog:
         """Train to the end, from the state in `checkpoint` if there is one."""
         if checkpoint is not None:
             self._resume(checkpoint)
         saved = monotonic()
-        while not self.finished and len(self.losses) < self.settings.epochs:
+        while not self.finished and len(self.losses) < self.rounds:
             try:
                 entry = self._epoch(len(self.losses))
             except _DivergedError:
                 break
             self._judge(entry)
             if progress is not None:
-                progress(len(self.losses), self.settings.epochs, entry)
+                progress(len(self.losses), self.rounds, entry)
             if len(self.tune) and self.settings.patience and self.stale >= self.settings.patience:
                 break
             if checkpoint is not None and monotonic() - saved >= checkpoint.seconds:
@@ -253,34 +228,38 @@ class _Loop:
         return TrainLog(self.losses, self.best_epoch, self._warnings())
 
     def _epoch(self, epoch: int) -> dict[str, float]:
-        """Every row once; gives what is logged."""
+        """Every row once, or as often as a round of the budget says; gives what is logged."""
         self.network.train()
         total, learned = 0.0, 0
-        for step, batch in enumerate(self._batches()):
-            done = (epoch * self.steps + step) / (self.settings.epochs * self.steps)
+        steps = min(self.steps, self.total - epoch * self.steps)
+        for step, batch in enumerate(islice(self._batches(steps), steps)):
+            done = (epoch * self.steps + step) / self.total
             value = self._step(batch, done)
             if value is not None:
                 total, learned = total + value * len(batch), learned + len(batch)
-        entry = {"step": float((epoch + 1) * self.steps)}
+        entry = {"step": float(epoch * self.steps + steps)}
         if learned:
             entry["train"] = total / learned
         if len(self.tune) and np.isfinite(tuned := self._evaluate()):
             entry["tune"] = tuned
         return entry
 
-    def _batches(self) -> Iterable[Tensor]:
-        """The rows of an epoch's steps."""
+    def _batches(self, steps: int) -> Iterator[Tensor]:
+        """The rows of so many steps."""
+        epoch = self.settings.epoch_steps(len(self.rows))
         if not self.settings.poisson:
-            shuffled = self.rows[torch.randperm(len(self.rows), generator=self.order)]
-            return shuffled.to(self.device).split(self.settings.batch_size)
-        drawn = (torch.rand(len(self.rows), generator=self.order) * self.steps < 1 for _ in range(self.steps))
-        return (self.rows[chosen].to(self.device) for chosen in drawn if bool(chosen.any()))
+            for _ in range(0, steps, epoch):
+                shuffled = self.rows[torch.randperm(len(self.rows), generator=self.order)]
+                yield from shuffled.to(self.device).split(self.settings.batch_size)
+            return
+        drawn = (torch.rand(len(self.rows), generator=self.order) * epoch < 1 for _ in range(steps))
+        yield from (self.rows[chosen].to(self.device) for chosen in drawn if bool(chosen.any()))
 
     def _step(self, batch: Tensor, done: float) -> float | None:
         """One step; gives the loss, or None if it or its gradient was not finite and the step was skipped."""
-        cosine = 0.5 * (1 + np.cos(np.pi * done)) if self.settings.cosine else 1.0
+        factor = self.settings.rate_factor(done)
         for group, rate in zip(self.optimiser.param_groups, self.rates, strict=True):
-            group["lr"] = rate * self.factor * cosine
+            group["lr"] = rate * self.factor * factor
         value = self.loss(batch, self.noise, done).mean()
         if torch.isfinite(value):
             self.optimiser.zero_grad(set_to_none=True)
@@ -288,6 +267,8 @@ class _Loop:
             norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip)
             if torch.isfinite(norm):
                 self.optimiser.step()
+                if self.average is not None:
+                    self.average.update()
                 return float(value.detach())
         self.bad += 1
         self.factor /= 2
@@ -305,14 +286,15 @@ class _Loop:
         self.losses.append(entry)
         epoch, best = len(self.losses), self.best
         # While the loss is annealed it is not the one that tuning rows are judged by: no epoch counts yet.
-        judged = len(self.tune) > 0 and epoch > self.settings.settled * self.settings.epochs
+        judged = len(self.tune) > 0 and epoch > self.settings.settled * self.rounds
         gain = self.settings.least_gain * abs(best if np.isfinite(best) else 1.0)
         better = judged and entry.get("tune", np.inf) < best - gain
         if better:
             self.best = entry["tune"]
         if "train" in entry and (better or not np.isfinite(self.best)):
             # Until an epoch has been judged, the last one is the best.
-            self.best_weights, self.best_epoch = _copied(self.network), epoch
+            with self._averaged():
+                self.best_weights, self.best_epoch = _copied(self.network), epoch
         if better or not judged:
             self.stale = 0
             return
@@ -324,9 +306,13 @@ class _Loop:
         """Mean loss over the tuning rows, with the same noise every time and everything annealed as at the end."""
         self.network.eval()
         noise = torch_stream(self.seed, "tune", device=self.device)
-        with torch.inference_mode():
+        with self._averaged(), torch.inference_mode():
             total = sum(float(self.loss(part, noise, 1.0).sum()) for part in self.tune.split(8192))
         return total / len(self.tune)
+
+    def _averaged(self) -> AbstractContextManager[None]:
+        """Inside, the network has the weights that it is judged by."""
+        return nullcontext() if self.average is None else self.average.in_place()
 
     def _warnings(self) -> list[str]:
         if self.bad > MOST_BAD_STEPS:
@@ -350,7 +336,9 @@ class _Loop:
         tensors["random/global"] = torch.random.get_rng_state()
         if self.device.type == "cuda":
             tensors["random/device"] = torch.cuda.get_rng_state(self.device)
-        checkpoint.save(tensors, {"progress": self._progress(), "work": self._work()})
+        tensors |= {} if self.average is None else self.average.state()
+        averaged = 0 if self.average is None else self.average.steps
+        checkpoint.save(tensors, {"progress": self._progress(), "averaged": averaged, "work": self._work()})
 
     def _progress(self) -> dict[str, Any]:
         names = ("best", "best_epoch", "stale", "bad", "factor", "losses", "finished")
@@ -374,6 +362,8 @@ class _Loop:
         torch.random.set_rng_state(tensors["random/global"])
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(tensors["random/device"], self.device)
+        if self.average is not None:
+            self.average.restore(tensors, state["averaged"])
         for name, value in state["progress"].items():
             setattr(self, name, value)
 

@@ -117,3 +117,60 @@ def test_seeds_are_stable_and_apart() -> None:
     assert 0 <= derive_seed("x") < 2**63
     assert derive_seed("pinned", 1) == 8344152990436292519, "seeds must never change: models would"
     assert stream(1, "a").random() == stream(1, "a").random()
+
+
+def test_a_budget_of_steps_is_kept_exactly_however_few_rows_there_are() -> None:
+    for rows, steps in ((300, 1), (300, 500), (20, 730)):
+        network, x, y = regression()
+        calls = {"n": 0}
+
+        def counted(
+            at: torch.Tensor, noise: torch.Generator, done: float, calls: dict[str, int] = calls
+        ) -> torch.Tensor:
+            calls["n"] += network.training  # noqa: B023
+            return (network(x[at])[:, 0] - y[at]) ** 2  # noqa: B023
+
+        log = train(
+            network,
+            counted,
+            fit_rows=np.arange(rows),
+            tune_rows=np.arange(300, 400),
+            settings=TrainSettings(batch_size=50, steps=steps, patience=0),
+            seed=0,
+            device=CPU,
+        )
+        assert calls["n"] == steps
+        assert log.losses[-1]["step"] == steps
+        assert len(log.losses) <= 150, "the tuning rows are looked at about a hundred times, not after every step"
+
+
+def test_the_running_mean_of_the_weights_is_what_is_judged_and_kept() -> None:
+    network, x, y = regression()
+    track = []
+
+    def tracked(rows: torch.Tensor, noise: torch.Generator, done: float) -> torch.Tensor:
+        if network.training:
+            track.append(network.weight.detach().clone())
+        return (network(x[rows])[:, 0] - y[rows]) ** 2
+
+    log = fit(network, tracked, epochs=4, ema=0.9, patience=0)
+    mean = track[0]
+    for k, weight in enumerate(track[1:]):
+        decay = min(0.9, (1 + k) / (10 + k))
+        mean = decay * mean + (1 - decay) * weight
+    assert log.best_epoch == 4
+    # The weights after the last step were not tracked: they follow from the mean, one small step from those before.
+    decay = min(0.9, len(track) / (len(track) + 9))
+    last = (network.weight.detach() - decay * mean) / (1 - decay)
+    assert float((last - track[-1]).abs().max()) < 0.06
+    with torch.no_grad():
+        kept = float(((network(x[300:])[:, 0] - y[300:]) ** 2).mean())
+    assert kept == pytest.approx(log.losses[-1]["tune"], rel=1e-5)
+
+
+def test_the_learning_rate_falls_as_asked() -> None:
+    for schedule, middle in (("constant", 1.0), ("cosine", 0.5), ("linear", 0.5)):
+        settings = TrainSettings(schedule=schedule)
+        assert settings.rate_factor(0.0) == 1
+        assert settings.rate_factor(0.5) == pytest.approx(middle)
+    assert TrainSettings(schedule="linear").rate_factor(1.0) == 0

@@ -94,7 +94,9 @@ def same(a: nn.Module, b: nn.Module) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
 
 
-@pytest.mark.parametrize("settings", [{}, {"patience": 3, "plateau": 1, "settled": 0.3}, {"cosine": True}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"patience": 3, "plateau": 1, "settled": 0.3}, {"schedule": "cosine"}, {"steps": 70, "ema": 0.9}]
+)
 def test_an_interrupted_training_ends_as_an_uninterrupted_one(tmp_path: Path, settings: dict[str, object]) -> None:
     whole, log, epochs = fit(**settings)
     kept = Checkpoint(tmp_path / "state", identity="a", seconds=0)

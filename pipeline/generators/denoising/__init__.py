@@ -1,0 +1,1 @@
+"""What generators that denoise share: rows as vectors, networks, noise and samplers."""

@@ -1,0 +1,310 @@
+"""Flow matching on mixed rows with endpoint likelihoods (Eijkelboom et al. 2024, "Variational flow matching"; Guzmán-Cordero
+et al. 2025, "Exponential family variational flow matching for tabular data generation").
+
+A network that sees a row mixed with noise says how likely each piece of a number, level and code is: that is the velocity
+which carries noise to rows, and in the end the distribution that they are drawn from. What a row is as a vector is in
+`denoising/row_vector.py`, the network in `denoising/network.py`, how conditions are kept in `denoising/known_columns.py`.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from pipeline.encoding.encoder import Encoded, TableEncoder
+from pipeline.generators.conditions import Fixed
+from pipeline.generators.denoising.known_columns import KnownColumns
+from pipeline.generators.denoising.network import ResMLP
+from pipeline.generators.denoising.row_vector import Noisy, RowVector
+from pipeline.generators.denoising.smooth_logits import SmoothLogits
+from pipeline.generators.seeds import stream
+from pipeline.generators.tabular import Learned, TabularConfig, TabularGenerator
+from pipeline.generators.training import TrainSettings, choose_device, repeatable, train, tuning_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from pipeline.encoding.mixed import TableTensors
+    from pipeline.features.cohort import Cohort
+    from pipeline.generators.base import Progress
+    from pipeline.generators.training import Loss
+
+CHUNK_CELLS = 4_000_000
+"""Outputs that are held at once while sampling: rows are drawn in chunks of at most 8,192."""
+CHUNK = 8_192
+FEWEST_STEPS = 600
+MOST_STEPS = 20_000
+TUNE_DRAWS = 6
+"""Times that each tuning row is looked at, with other noise and another time: one look is too noisy to stop by."""
+ENOUGH_LOOKS = 6_000
+"""Looks that are enough: many tuning rows are looked at fewer times."""
+SHORT = 3_000
+CALIBRATION_ROUNDS = 2
+CALIBRATION_ROWS = 4_096
+WIDE = 100
+"""Coordinates from which a table takes the wider network."""
+
+
+class MixedFlowConfig(TabularConfig):
+    """Settings of `mixed_flow`; defaults chosen by the loss on one part of SUPPORT's training rows."""
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "default": {},
+        "paper": {
+            "numeric_head": "gaussian",
+            "own_word": False,
+            "waves": 0,
+            "width": 512,
+            "blocks": 4,
+            "film": "full",
+            "steps": 20_000,
+            "batch_size": 1024,
+            "learning_rate": 1e-3,
+            "last_time": 0.999,
+            "patience": 0,
+            "dropout": 0.0,
+        },
+        "quick": {"steps": 200, "learning_rate": 5e-3, "sampling_steps": 10},
+    }
+    numeric_head: Literal["binned", "gaussian"] = Field(
+        default="binned",
+        description="Endpoint likelihood of numbers: a categorical over pieces of the empirical distribution, or a Gaussian on"
+        " normal scores, read off where the flow ends (spec 6.5).",
+    )
+    numeric_bins: int = Field(default=64, ge=2, le=512, description="About how many pieces a binned column has.")
+    waves: int = Field(
+        default=4,
+        ge=0,
+        le=64,
+        description="Cosines that tilt a binned column's distribution, beside a line and a parabola of its normal score; 0"
+        " gives each piece a logit of its own, which takes far more rows to learn.",
+    )
+    own_word: bool = Field(
+        default=True,
+        description="Add what a column's own noisy coordinates say by Bayes' rule, so that the network only learns how"
+        " columns depend on each other.",
+    )
+    width: int | None = Field(
+        default=None, ge=4, le=8192, description="Width of the network. None: 64, or 256 from 100 coordinates on."
+    )
+    blocks: int = Field(default=2, ge=0, le=32, description="Residual blocks of the network.")
+    film: Literal["full", "additive"] = Field(
+        default="additive", description="How the network is told the time: scale and shift in each block, or one sum."
+    )
+    steps: int | None = Field(
+        default=None,
+        ge=1,
+        le=10_000_000,
+        description="Training steps. None: as many as `epochs` passes take, but at least 600 and at most 20,000.",
+    )
+    epochs: int = Field(
+        default=60, ge=1, le=100_000, description="Passes over the training rows where `steps` is None."
+    )
+    batch_size: int = Field(
+        default=512, ge=1, description="Rows a step; at most an eighth of the training rows, but at least 32."
+    )
+    learning_rate: float = Field(default=2e-3, gt=0, description="Learning rate of AdamW; falls to 0 along a line.")
+    dropout: float = Field(
+        default=0.1, ge=0, lt=1, description="Share of a vector's coordinates hidden from the network while training."
+    )
+    weight_decay: float = Field(default=0.0, ge=0, description="Weight decay of AdamW.")
+    patience: int = Field(
+        default=25,
+        ge=0,
+        description="Rounds without gain on the tuning rows before training stops; 0 trains to the end.",
+    )
+    sampler: Literal["euler", "heun"] = Field(
+        default="euler", description="Steps along the flow: one look at the velocity each, or two."
+    )
+    sampling_steps: int = Field(default=25, ge=1, le=10_000, description="Steps from noise to rows.")
+    last_time: float = Field(
+        default=0.9,
+        gt=0,
+        lt=1,
+        description="Time at which rows are drawn from the endpoint likelihood; training looks at times up to it.",
+    )
+    repeats: int = Field(
+        default=3, ge=1, le=20, description="Times each step is gone where columns are fixed (re-noised in between)."
+    )
+
+    def training(self, rows: int, learned: int) -> TrainSettings:
+        """How the network is trained on so many rows, `learned` of which are not kept for tuning."""
+        batch = min(self.batch_size, max(32, rows // 8))
+        wanted = min(MOST_STEPS, max(FEWEST_STEPS, self.epochs * learned // batch))
+        steps = self.steps if self.steps is not None else wanted
+        return TrainSettings(
+            steps=steps,
+            batch_size=batch,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            schedule="linear",
+            ema=0.99 if steps < SHORT else 0.999,
+            patience=self.patience,
+            plateau=0,
+        )
+
+
+class Flow(nn.Module):
+    """What is trained: the network, and the likelihood that its outputs go to.
+
+    Args:
+        encoder: the fitted encoder of the table.
+        config: sizes and likelihoods.
+    """
+
+    def __init__(self, encoder: TableEncoder, config: MixedFlowConfig) -> None:
+        super().__init__()
+        self.rows = RowVector(encoder, bins=config.numeric_bins, numeric=config.numeric_head)
+        waves = config.waves if config.numeric_head == "binned" else 0
+        self.logits = SmoothLogits(self.rows, waves=waves, bins=config.numeric_bins)
+        width = config.width or (256 if self.rows.width >= WIDE else 64)
+        self.network = ResMLP(2 * self.rows.width, self.logits.width, width, config.blocks, config.film)
+        self.own_word, self.dropout = config.own_word, config.dropout
+
+    def look(self, x: Tensor, time: Tensor) -> tuple[Tensor, Noisy | None]:
+        """Outputs for (batch, width) noisy vectors at (batch, 1) times, and the word that goes with them."""
+        hidden = torch.zeros_like(x)
+        if self.training and self.dropout:
+            hidden = torch.empty_like(x).bernoulli_(self.dropout)
+        # Told which coordinates are hidden, the network has no reason to trust the others less.
+        shown = torch.cat([x * (1 - hidden), hidden], dim=1)
+        return self.logits(self.network(shown, 1000 * time[:, 0])), Noisy(x, time, 1 - time) if self.own_word else None
+
+    def velocity(self, x: Tensor, time: float) -> Tensor:
+        """(batch, width) (E[x_1 | x_t] - x_t) / (1 - t)."""
+        outputs, seen = self.look(x, torch.full((len(x), 1), time, device=x.device))
+        return (self.rows.mean(outputs, seen) - x) / (1 - time)
+
+
+class MixedFlow(TabularGenerator):
+    """Flow matching on mixed rows; conditions by inpainting, native on any columns."""
+
+    name = "mixed_flow"
+    title = "Flow matching, mixed endpoint likelihoods"
+    Config = MixedFlowConfig
+    config: MixedFlowConfig
+    uses_gpu = True
+    kinds = ("torch",)
+    resumes = True
+    not_private = "Its training under differential privacy has not been tried out."
+
+    def _learn(
+        self,
+        encoder: TableEncoder,
+        rows: Encoded,
+        cohort: Cohort,
+        *,
+        seed: int,
+        device: str,
+        progress: Progress | None,
+    ) -> Learned:
+        place = choose_device(device)
+        tune = tuning_rows(cohort)
+        looks = max(1, min(TUNE_DRAWS, ENOUGH_LOOKS // max(1, int(tune.sum()))))
+        with repeatable(seed):
+            flow = Flow(encoder, self.config)
+            with torch.no_grad():
+                flow.logits.bias.copy_(flow.rows.start_bias(rows))
+            flow.to(place)
+            log = train(
+                flow,
+                self._loss(flow, flow.rows.tensors(rows, place), place),
+                fit_rows=np.flatnonzero(~tune),
+                tune_rows=np.repeat(np.flatnonzero(tune), looks),
+                settings=self.config.training(rows.n, int((~tune).sum())),
+                seed=seed,
+                device=place,
+                fast_parameters=flow.rows.free_scales(),
+                progress=progress,
+                checkpoint=self._checkpoint,
+            )
+            flow.to("cpu")
+        self._flow = flow
+        self._calibrate(encoder, seed)
+        return Learned(
+            parameters=sum(p.numel() for p in flow.parameters()),
+            losses=log.losses,
+            warnings=list(log.warnings),
+            facts={"best_epoch": float(log.best_epoch)},
+        )
+
+    def _loss(self, flow: Flow, data: TableTensors, place: torch.device) -> Loss:
+        """The negative log-likelihood of rows given their mixtures with noise, at times spread evenly over the batch."""
+
+        def loss(at: Tensor, noise: torch.Generator, done: float) -> Tensor:
+            batch = data.take(at)
+            clean = flow.rows.clean(batch)
+            spread = torch.rand(len(clean), generator=noise, device=place)
+            # One time in each of as many strata as there are rows: less noise than times drawn alone.
+            strata = torch.randperm(len(clean), generator=noise, device=place) + spread
+            time = (self.config.last_time * strata / len(clean)).unsqueeze(1)
+            x = time * clean + (1 - time) * torch.randn(clean.shape, generator=noise, device=place)
+            outputs, seen = flow.look(x, time)
+            return flow.rows.loss(outputs, batch, seen)
+
+        return loss
+
+    def _calibrate(self, encoder: TableEncoder, seed: int) -> None:
+        """Shift the outputs' bias until columns are drawn as often as the encoder knows them.
+
+        Steps of a flow end a little beside where rows are, which shifts margins by some hundredths; as in `vae`.
+        """
+        if self.config.numeric_head != "binned":
+            return
+        for k in range(CALIBRATION_ROUNDS):
+            drawn = self._draw(encoder, CALIBRATION_ROWS, stream(seed, "calibrate", k), Fixed())
+            table = self._flow.rows.table
+            with torch.no_grad():
+                self._flow.logits.bias[: table.width] += table.correction(drawn)
+
+    def _draw(self, encoder: TableEncoder, n: int, rng: np.random.Generator, fixed: Fixed) -> Encoded:
+        noise = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        rows = self._flow.rows
+        chunk = max(256, min(CHUNK, CHUNK_CELLS // max(1, rows.head_width)))
+        known = KnownColumns.of(encoder, rows, n, fixed, rng)
+        # One thread, so that the bytes do not depend on how many cores there are.
+        with repeatable(0), torch.inference_mode():
+            starts = range(0, n, chunk)
+            parts = [self._chunk(known.part(slice(at, min(n, at + chunk))), noise, rng) for at in starts]
+        return Encoded.concatenate(parts)
+
+    def _chunk(self, known: KnownColumns, noise: torch.Generator, rng: np.random.Generator) -> Encoded:
+        """Rows from noise along the flow; fixed columns are put back at every step, and the step gone anew."""
+        config, flow = self.config, self._flow
+        x = torch.randn(known.n, flow.rows.width, generator=noise)
+        known.begin(x)
+        for time, after in pairwise(np.linspace(0, config.last_time, config.sampling_steps + 1).tolist()):
+            for left in reversed(range(config.repeats if known else 1)):
+                known.put(x, time, 1 - time)
+                velocity = flow.velocity(x, time)
+                y = x + (after - time) * velocity
+                if config.sampler == "heun":
+                    known.put(y, after, 1 - after)
+                    y = x + (after - time) / 2 * (velocity + flow.velocity(y, after))
+                if left:
+                    # Back from the later time to this one: scaled down, and the noise that is then missing added.
+                    back = time / after
+                    missing = (1 - time) ** 2 - (back * (1 - after)) ** 2
+                    x = back * y + missing**0.5 * torch.randn(y.shape, generator=noise)
+                else:
+                    x = y
+        known.put(x, config.last_time, 1 - config.last_time)
+        outputs, seen = flow.look(x, torch.full((known.n, 1), config.last_time))
+        drawn = flow.rows.draw(outputs, noise, rng, seen, known.rows)
+        return drawn if config.numeric_head == "binned" else flow.rows.read_numbers(x, drawn, known.rows)
+
+    def _state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        return {k: v.numpy() for k, v in self._flow.state_dict().items()}, {}
+
+    def _restore(self, encoder: TableEncoder, tensors: Mapping[str, NDArray[Any]], extra: Mapping[str, Any]) -> None:
+        with repeatable(0):
+            self._flow = Flow(encoder, self.config)
+        self._flow.load_state_dict({k: torch.as_tensor(np.array(v)) for k, v in tensors.items()})
+        self._flow.eval()
