@@ -1,0 +1,1 @@
+"""Any-order autoregressive network over pieces (after TabularARGN): see `generator.py`."""
