@@ -52,7 +52,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/evaluation.py
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/support.py
-	$(BIN)/python benchmarks/codes.py
+	$(BIN)/python benchmarks/code_blocks.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

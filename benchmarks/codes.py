@@ -1,161 +1,129 @@
-"""Building a code block: `python benchmarks/codes.py [--patients 46520] [--codes 6000] [--records 2000000]`.
+"""Generators of code counts: `python benchmarks/codes.py [--generators vae,scoehr] [--rows 4000] [--seeds 1]`.
 
-Made-up diagnoses of the size of a whole hospital database (codes as popular as 1/rank, ten percent written with dots or
-in lower case) are written as one delivery. Then a cohort with a count block is built from it as `features` does it: SQL,
-normalisation, vocabulary of the training subjects, sparse matrix, and written to Parquet. Beside it, in the same run and
-each in a process of its own, what one would write in pandas: `crosstab` after the same cleaning, which holds the whole
-table of patients x codes, and `get_dummies` of the sparse kind. Printed: seconds, peak memory (less that of a process
-which has only imported what it needs), and both ratios. The number of threads is one, as in the asset.
+DE-SynPUF's inpatient diagnoses as patients x 3-character ICD-9 codes (COHORTLOOM_DATA names the folder that holds
+`cms-desynpuf`), 70/30 by patient. Each generator trains and draws in a process of its own; a table is judged against
+the holdout by the system's own evaluation. Two lines of real rows come first: the training rows themselves, and every
+code shuffled by itself. A preset that is too slow for two cores at full size runs on the part that its line names
+(`--whole` runs it all). What papers print stands below, with what is wrong with it. Building code blocks is timed by
+`code_blocks.py`.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import resource
 import subprocess
 import sys
 import tempfile
-import time
-from datetime import date
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from coded.figures import Figures, figures
+from coded.published import NOTES, PRINTED
+from coded.rows import BLOCK, Split, cohort, dense, split_codes
+from coded.systems import SYSTEMS, System
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pipeline.features.cohort import Cohort
+
+COLUMN = 12
+TOOK = {"fit_s": "fit s", "draw_s": "draw s", "peak_mib": "MiB"}
+
 
 def main() -> None:
-    """Measure and print."""
+    """Print a line a generator."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--patients", type=int, default=46_520)
-    parser.add_argument("--codes", type=int, default=6_000)
-    parser.add_argument("--records", type=int, default=2_000_000)
-    parser.add_argument("--memory", default="1GB", help="DuckDB's limit")
-    parser.add_argument("--only", choices=list(WAYS), help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--generators", default="", help="names of the table, e.g. 'vae,scoehr paper'; all by default")
+    parser.add_argument("--rows", type=int, help="training rows; all by default")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--whole", action="store_true", help="train slow presets on all rows too")
+    parser.add_argument("--keep", type=Path, help="folder that keeps what was drawn, so that it is not trained again")
     given = parser.parse_args()
-    if given.only:
-        print(json.dumps(WAYS[given.only](given.folder, given.memory)))
-        return
+    wanted = [name.strip() for name in given.generators.split(",") if name.strip()] or [s.name for s in SYSTEMS]
+    chosen = [_chosen(name) for name in wanted]
+    chosen = [replace(s, rows=None, drawn=None) if given.whole else s for s in chosen]
+    split = split_codes(given.rows)
+    people, codes = split.train.blocks[BLOCK].shape
+    print(f"{people:,} people, {codes:,} codes, {split.holdout.n_rows:,} held out, {given.seeds} seeds")
+    print(f"{'':20}" + "".join(f"{name:>{COLUMN}}" for name in [*Figures.names(), *TOOK.values()]))
+    found, nulls = figures(split, split.train)
+    print(_line("training rows", [asdict(found)], []), flush=True)
+    print(_line("each code shuffled", [asdict(figures(split, _shuffled(split))[0])], []), flush=True)
+    print(f"{'two real samples':20}" + "".join(f"{_text(nulls.get(name)):>{COLUMN}}" for name in Figures.names()))
     with tempfile.TemporaryDirectory(prefix="cohortloom-bench-") as temporary:
-        folder = Path(temporary)
-        write(folder, given.patients, given.codes, given.records)
-        print(f"{given.records:,} records, {given.patients:,} patients, {given.codes:,} codes, DuckDB {given.memory}")
-        print(f"{'':22}{'seconds':>9}{'peak, MiB':>11}{'cells':>12}{'codes':>8}{'Parquet, MiB':>14}")
-        found = {}
-        for way in WAYS:
-            command = [sys.executable, __file__, "--only", way, "--folder", str(folder), "--memory", given.memory]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode != 0:
-                print(f"{way:22}failed: {done.stderr.strip().splitlines()[-1] if done.stderr else done.returncode}")
-                continue
-            row = found[way] = json.loads(done.stdout.splitlines()[-1])
-            print(
-                f"{way:22}{row['seconds']:9.2f}{row['peak']:11,.0f}{row['cells']:12,}{row['codes']:8,}{row['stored']:14.1f}"
-            )
-        ours = found["block"]
-        for way in ("crosstab", "sparse get_dummies"):
-            if way in found:
-                other = found[way]
-                print(
-                    f"{way}: {other['seconds'] / ours['seconds']:.1f} times the seconds, "
-                    f"{other['peak'] / ours['peak']:.1f} times the memory of the block"
-                )
+        folder = given.keep or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        for system in chosen:
+            print(judged(system, given.seeds, given.rows, split, folder), flush=True)
+    print("\nPrinted elsewhere (not comparable in size: other people, other numbers of rows and codes):")
+    for name in wanted:
+        if name in PRINTED:
+            print(f"  {name}: {PRINTED[name]}")
+    print("\n".join(f"  - {note}" for note in NOTES))
 
 
-def write(folder: Path, patients: int, codes: int, records: int) -> None:
-    """The delivery's raw tables, the cohort's files, and the same tables for pandas."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+def judged(system: System, seeds: int, rows: int | None, split: Split, folder: Path) -> str:
+    """The line of one generator, or why there is none."""
+    from scipy.sparse import load_npz
 
-    rng = np.random.default_rng(0)
-    weight = 1 / np.arange(1, codes + 1)
-    drawn = rng.choice(codes, records, p=weight / weight.sum())
-    # Every code has the shape of ICD-10-CM: letter, digit, digit, digit, digit.
-    number = np.arange(codes)
-    names = np.array([f"{chr(65 + n // 1000 % 26)}{n // 10 % 100:02d}{n % 10}{n % 7}" for n in number])
-    dotted = np.array([f"{name[:3].lower()}.{name[3:]}" for name in names])
-    written = np.where(rng.random(records) < 0.1, dotted[drawn], names[drawn])
-    given = pa.table({"subject": rng.integers(0, patients, records), "code": pa.array(written.tolist(), pa.string())})
-    pq.write_table(given, folder / "given.parquet")
-    pq.write_table(pa.table({"subject": np.arange(patients)}), folder / "people.parquet")
-    (folder / "b.sql").write_text("SELECT subject FROM people\n")
-    (folder / "b.codes.sql").write_text("SELECT subject, code FROM given\n")
-
-
-def block(folder: Path, memory: str) -> dict[str, float]:
-    """As the asset `features` makes it."""
-    from pipeline.features.build import build_features, gather_inputs, write_features
-    from pipeline.features.source import SourceSpec
-    from pipeline.features.spec import CohortSpec
-    from pipeline.features.split import PUBLISHED_KEY
-    from pipeline.features.stored import read_parquet
-    from pipeline.store.home import Home
-    from pipeline.store.lake import Lake
-
-    lake = Lake(Home(folder / "home").ensure())
-    source = SourceSpec(name="b", format="table", dates="none", split_key="published")
-    with lake.tables.draft("raw/table", {"delivery": "b--a"}) as draft:
-        for name in ("people", "given"):
-            draft.file(f"{name}.parquet").write_bytes((folder / f"{name}.parquet").read_bytes())
-        draft.commit(info={"source": "b", "as_of": date(2026, 10, 1).isoformat()})
-    settings = {"sql": "b.codes.sql", "kind": "count", "normalise": "icd10", "min_subjects": 1}
-    spec = CohortSpec(
-        name="b", source="b", subject="subject", sql="b.sql", blocks={"dx": settings}, generators={}, folder=folder
-    )
-    inputs = gather_inputs(spec, source, "2026-10-01", lake, lake.home)
-    read_parquet(folder / "people.parquet")  # imports
-    before, began = peak(), time.perf_counter()
-    built = build_features(spec, source, inputs, lake, PUBLISHED_KEY, threads=1, memory_limit=memory)
-    with lake.tables.draft("features", {"cohort": "b", "month": "2026-10-01"}) as draft:
-        write_features(built, draft)
-        version = draft.commit()
-    seconds = time.perf_counter() - began
-    size = lake.tables.path(version, "block_dx").stat().st_size
-    matrix = built.cohort.blocks["dx"]
-    return figures(seconds, before, matrix.nnz, matrix.shape[1], size)
+    part = system.on(rows)
+    # A part has its own vocabulary and holdout: the same figures on fewer people.
+    own = split if part == rows else split_codes(part)
+    vocabulary = own.train.schema.blocks[0].vocabulary
+    found, took = [], []
+    for seed in range(seeds):
+        try:
+            out, facts = system.run(seed, rows, folder)
+        except subprocess.CalledProcessError as error:
+            last = (error.stderr or "").strip().splitlines()
+            return f"{system.name:20}  failed: {last[-1] if last else error.returncode}"
+        found.append(asdict(figures(own, cohort(load_npz(out), vocabulary))[0]))
+        took.append(facts)
+    note = f"   {system.note}" if system.note else ""
+    if system.on(rows) != rows or system.drawn:
+        note += f"   learned from {own.train.n_rows:,}, drew {system.drawn or own.train.n_rows:,}"
+    return _line(system.name, found, took) + note
 
 
-def crosstab(folder: Path, _: str) -> dict[str, float]:
-    """The whole table of patients x codes in memory, and as a Parquet file of as many columns."""
-    import pandas as pd
-
-    pd.DataFrame({"a": [1]}).to_parquet(folder / "imports.parquet")
-    before, began = peak(), time.perf_counter()
-    given = pd.read_parquet(folder / "given.parquet")
-    code = given["code"].str.upper().str.replace(".", "", regex=False)
-    table = pd.crosstab(given["subject"], code).astype(np.int32)
-    table.to_parquet(folder / "wide.parquet")
-    seconds = time.perf_counter() - began
-    return figures(
-        seconds, before, int((table.to_numpy() > 0).sum()), table.shape[1], (folder / "wide.parquet").stat().st_size
-    )
+def _chosen(name: str) -> System:
+    for system in SYSTEMS:
+        if system.name == name:
+            return system
+    # Any other generator or preset: "scoehr paper_ae64".
+    generator, _, preset = name.partition(" ")
+    return System(name, generator, {"preset": preset} if preset else {})
 
 
-def sparse_dummies(folder: Path, _: str) -> dict[str, float]:
-    """Sparse columns a record, summed by patient; nothing is written."""
-    import pandas as pd
+def _shuffled(split: Split) -> Cohort:
+    """Every code by itself: right prevalences, no dependence."""
     from scipy.sparse import csr_matrix
 
-    before, began = peak(), time.perf_counter()
-    given = pd.read_parquet(folder / "given.parquet")
-    code = given["code"].str.upper().str.replace(".", "", regex=False)
-    wide = pd.get_dummies(code, sparse=True, dtype=np.int32)
-    rows = csr_matrix((np.ones(len(given), np.int32), (given["subject"], np.arange(len(given)))))
-    matrix = rows @ wide.sparse.to_coo().tocsr()
-    return figures(time.perf_counter() - began, before, matrix.nnz, matrix.shape[1], 0)
+    counts, rng = dense(split.train), np.random.default_rng(0)
+    return cohort(csr_matrix(rng.permuted(counts, axis=0)), split.train.schema.blocks[0].vocabulary)
 
 
-def peak() -> float:
-    """Peak resident memory of this process so far, MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def _line(name: str, found: list[Mapping[str, float | None]], took: list[dict[str, float]]) -> str:
+    cells = [_mean([row[key] for row in found]) for key in Figures.names()]
+    cells += [f"{np.mean([row[key] for row in took]):,.1f}" if took else "" for key in TOOK]
+    return f"{name:20}" + "".join(f"{cell:>{COLUMN}}" for cell in cells)
 
 
-def figures(seconds: float, before: float, cells: int, codes: int, stored: int) -> dict[str, float]:
-    """One line of the table."""
-    return {"seconds": seconds, "peak": peak() - before, "cells": cells, "codes": codes, "stored": stored / 2**20}
+def _mean(values: list[float | None]) -> str:
+    """Mean over seeds, and the standard deviation where there are several."""
+    known = [v for v in values if v is not None]
+    if not known:
+        return "-"
+    text = _text(float(np.mean(known)))
+    return text if len(known) == 1 else f"{text}±{np.std(known, ddof=1):.2g}"
 
 
-WAYS = {"block": block, "crosstab": crosstab, "sparse get_dummies": sparse_dummies}
+def _text(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
 
 
 if __name__ == "__main__":

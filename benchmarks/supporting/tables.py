@@ -103,7 +103,9 @@ def read_table(name: str) -> Table:
         gather_step(lake, cell)
         version, _ = features_step(lake, cell, compute)
         spec = cell.spec
-        return Table(read_features(lake.tables, version), spec.columns, spec.unit, spec.tasks[0].label if spec.tasks else None)
+        return Table(
+            read_features(lake.tables, version), spec.columns, spec.unit, spec.tasks[0].label if spec.tasks else None
+        )
 
 
 def _study(name: str) -> Table:

@@ -26,6 +26,12 @@ BUILT_IN: dict[str, str] = {
     "cvae": "pipeline.generators.cvae:CVAE",
     "synthvae": "pipeline.generators.synthvae:SynthVAE",
     "tvae": "pipeline.generators.tvae:TVAE",
+    "mixed_flow": "pipeline.generators.mixed_flow:MixedFlow",
+    "scoehr": "pipeline.generators.scoehr:ScoEHR",
+    "ehrdiff": "pipeline.generators.ehrdiff:EHRDiff",
+    "rlsyn": "pipeline.generators.rlsyn:RLSyn",
+    "arf": "pipeline.generators.arf.generator:ARF",
+    "argn": "pipeline.generators.argn.generator:ARGN",
 }
 
 

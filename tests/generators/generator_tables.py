@@ -137,7 +137,7 @@ QUICK: dict[str, dict[str, object]] = {
     "arf": {"trees": 20, "rounds": 3},
     "cvae": {"epochs": 40, "batch_size": 128, "beta": 0.75, "patience": 40},
     "ehrdiff": {"preset": "quick", "steps": 800, "batch_size": 128},
-    "scoehr": {"preset": "quick", "batch_size": 128, "steps": 500, "autoencoder_epochs": 15, "learning_rate": 2e-3},
+    "scoehr": {"preset": "quick", "batch_size": 128, "steps": 800, "learning_rate": 2e-3, "latent_beta": 0.6},
     "rlsyn": {
         "preset": "quick",
         "iterations": 30,

@@ -25,7 +25,7 @@ MARGIN = 0.05
 GAUSSIAN_MARGIN = 0.08
 """Of `synthvae`, whose numbers are Gaussian given the latents, as published: a dozen points are not one."""
 FIXED_ROWS = 120
-BUDGETS = ("epochs", "iterations", "warm_epochs", "critic_warmup")
+BUDGETS = ("epochs", "iterations", "warm_epochs", "critic_warmup", "steps", "autoencoder_epochs")
 Fitted = tuple[Generator, FitReport, "Cohort", "Cohort"]
 _fits: dict[tuple[str, str], Fitted] = {}
 
@@ -305,3 +305,26 @@ def assert_same_rows(a: Cohort, b: Cohort) -> None:
     assert a.blocks.keys() == b.blocks.keys()
     for name, matrix in a.blocks.items():
         assert (matrix != b.blocks[name]).nnz == 0
+
+
+@pytest.mark.parametrize("name", generator_names())
+def test_codes_alone(name: str, tmp_path: Path) -> None:
+    """A block of codes and no column; then a block of one code."""
+    from scipy.sparse import csr_matrix
+
+    from pipeline.features.cohort import assemble
+    from pipeline.features.schema import CodeBlock, TableSchema
+
+    rng = np.random.default_rng(0)
+    for codes, kind in ((12, "count"), (1, "binary")):
+        counts = (rng.random((150, codes)) < 0.3) * rng.integers(1, 2 if kind == "binary" else 4, (150, codes))
+        block = CodeBlock(name="dx", kind=kind, vocabulary=[f"c{i}" for i in range(codes)])
+        schema = TableSchema(columns=[], blocks=[block], unit="patient")
+        cohort = assemble(schema, {}, blocks={"dx": csr_matrix(counts.astype(float))})
+        model = generator_class(name)({**QUICK.get(name, {}), **budget(name, 5)})
+        model.fit(cohort, seed=1)
+        model.save(tmp_path / str(codes))
+        drawn = load_generator(tmp_path / str(codes)).sample(60, seed=2)
+        assert drawn.blocks["dx"].shape == (60, codes)
+        assert 0.05 < drawn.blocks["dx"].astype(bool).mean() < 0.7
+        assert (drawn.blocks["dx"] != model.sample(60, seed=2).blocks["dx"]).nnz == 0

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 PRIVATE = [n for n in generator_names() if generator_class(n).supports(lab.PLAIN).dp]
 FEW = {"private_epochs": 1.0, "private_batch_size": 300, "private_hidden": (16,)}
 """Settings of those that train by DP-SGD, if they have them: what is learned is not looked at here."""
+OWN = {"argn": {"private_hidden": 16}}
 
 
 def clinic(n: int = 1_500) -> Cohort:
@@ -60,7 +61,8 @@ def clinic(n: int = 1_500) -> Cohort:
 def test_a_private_training_keeps_what_it_promises(name: str, tmp_path: Path) -> None:
     cohort, asked = clinic(), TrainingPrivacy(epsilon=4.0, delta=1e-6)
     kind = generator_class(name).Config
-    config = kind.build({"preset": "quick", **{k: v for k, v in FEW.items() if k in kind.model_fields}})
+    few = {**FEW, **OWN.get(name, {})}
+    config = kind.build({"preset": "quick", **{k: v for k, v in few.items() if k in kind.model_fields}})
     model = generator_class(name)(config)
     report = model.fit(cohort, seed=1, privacy=asked, noise_key=lab.KEY)
     said = report.privacy
