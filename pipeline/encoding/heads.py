@@ -129,10 +129,11 @@ class _SoftmaxColumns(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         weight, total, places, member = ctx.saved_tensors
-        probability = weight * (total.reciprocal() @ member.T)
-        minus = torch.full_like(total, -1.0)
+        given = gradients[0].unsqueeze(1)
+        # Scaled while it is narrow, then changed in place: each pass over all states costs as much as a product.
+        gradient = ((given / total) @ member.T).mul_(weight)
         # No two columns share a place, so nothing is added up in an order of chance.
-        return probability.scatter_add(1, places, minus) * gradients[0].unsqueeze(1), None, None
+        return gradient.scatter_add_(1, places, -given.expand_as(total)), None, None
 
 
 class BernoulliHead(nn.Module):

@@ -63,7 +63,7 @@ class CVAE(VAE):
     title = "Conditional variational autoencoder"
     Config = CVAEConfig
     config: CVAEConfig
-    code_version = "2"
+    code_version = "3"
 
     def _prepare(self, encoder: TableEncoder, rows: Encoded, cohort: Cohort) -> None:
         super()._prepare(encoder, rows, cohort)

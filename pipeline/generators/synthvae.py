@@ -109,4 +109,4 @@ class SynthVAE(VAE):
     title = "SynthVAE of the NHS: Gaussians with learnable noise"
     Config = SynthVAEConfig
     config: SynthVAEConfig
-    code_version = "1"
+    code_version = "2"

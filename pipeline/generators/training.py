@@ -88,9 +88,13 @@ def repeatable(seed: int) -> Iterator[None]:
     threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
     before = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    memory: Any = torch.utils.deterministic
+    filling = memory.fill_uninitialized_memory
     with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_available() else []):
         torch.manual_seed(derive_seed(int(seed), "init"))
         torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
+        # Nothing here reads memory that it did not write: filling it first only takes time.
+        memory.fill_uninitialized_memory = False
         torch.set_num_threads(1)
         torch.set_float32_matmul_precision("high" if torch.cuda.is_available() else precision)
         try:
@@ -99,6 +103,7 @@ def repeatable(seed: int) -> Iterator[None]:
             torch.set_num_threads(threads)
             torch.set_float32_matmul_precision(precision)
             torch.use_deterministic_algorithms(before, warn_only=warn_only)
+            memory.fill_uninitialized_memory = filling
 
 
 def tuning_rows(cohort: Cohort) -> NDArray[np.bool_]:
@@ -163,8 +168,19 @@ def train(
         device=device,
         best_weights=_copied(network),
     )
-    with wide_layers_in_bfloat16(network) if device.type == "cuda" else nullcontext():
+    with wide_layers_in_bfloat16(network) if device.type == "cuda" else _products(settings):
         return loop.run(progress, checkpoint)
+
+
+@contextmanager
+def _products(settings: TrainSettings) -> Iterator[None]:
+    """Products of matrices on the CPU as the settings ask for them."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium" if settings.short_factors else before)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 class _DivergedError(Exception):

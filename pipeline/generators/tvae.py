@@ -111,7 +111,7 @@ class TVAE(VAE):
     title = "TVAE: variational autoencoder on modes of numbers"
     Config = TVAEConfig
     config: TVAEConfig
-    code_version = "1"
+    code_version = "2"
     _modes: Mapping[str, ModeCodec] | None = None
     _seed = 0
 

@@ -85,7 +85,7 @@ class VAE(TabularGenerator):
     title = "Variational autoencoder, mixed likelihoods"
     Config = VAEConfig
     config: VAEConfig
-    code_version = "3"
+    code_version = "4"
     uses_gpu = True
     kinds = ("torch",)
     private = True
