@@ -87,7 +87,8 @@ class SynthVAEConfig(VAEConfig):
     def training(self, rows: int) -> TrainSettings:
         """How to train on so many rows."""
         settings = super().training(rows)
-        return TrainSettings(**{**vars(settings), "poisson": self.sampling == "poisson"})
+        # An output is a number here, not one of a few pieces: its products are not rounded.
+        return TrainSettings(**{**vars(settings), "poisson": self.sampling == "poisson", "short_factors": False})
 
     def table(
         self,
