@@ -7,6 +7,7 @@ is in the metric modules, how numbers are combined in `intervals.py`.
 
 from __future__ import annotations
 
+import gc
 import traceback
 import warnings
 from dataclasses import dataclass, field, replace
@@ -100,6 +101,8 @@ def run_evaluation(
         if k == 0:
             internal = {**context.internal, "rare": rare_names(sides)}
             details = {**context.plots, **aggregates(context), "internal": internal}
+        del context
+        gc.collect()
     return Evaluation(with_references([*rows, *pooled(rows)], references or {}), details)
 
 
@@ -123,6 +126,8 @@ def evaluate_references(
                 replace(row, replicate=-1)
                 for row in compute(EvaluationContext(sides, synthetic_side(sides, cohort)), metrics)
             ]
+            # What metrics remember refers back to its context: a cycle of few objects and much memory.
+            gc.collect()
     return {name: with_references(rows, found) for name, rows in found.items()}
 
 
