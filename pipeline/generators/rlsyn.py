@@ -198,7 +198,7 @@ class RLSyn(TabularGenerator):
 
     def _chunk(self) -> int:
         """Rows that are drawn at once."""
-        return min(CHUNK, max(256, MOST_CELLS // self._policy.heads.columns))
+        return min(CHUNK, max(256, MOST_CELLS // max(1, self._policy.heads.columns)))
 
     def _actions(self, n: int, rng: np.random.Generator, fixed: Fixed | None = None) -> Action:
         """`n` rows of the policy, as actions."""
