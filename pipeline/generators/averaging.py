@@ -1,7 +1,7 @@
 """A running mean of a network's weights over the steps of its training (exponential moving average).
 
 Diffusion and flow models are drawn from with it: the last steps' noise is averaged out. When it is updated and used is
-said in `training.py`; private trainings have their own (`pipeline/privacy/dpsgd.py`).
+said in `training.py` and, for private trainings, `pipeline/privacy/dpsgd.py`: what is made of noised weights costs no privacy.
 """
 
 from __future__ import annotations
@@ -44,11 +44,15 @@ class RunningMean:
     def in_place(self) -> Iterator[None]:
         """Inside, the network has the mean as its weights."""
         own = [p.detach().clone() for p in self.weights]
-        self._put(self.means)
+        self.put()
         try:
             yield
         finally:
             self._put(own)
+
+    def put(self) -> None:
+        """Put the mean in place of the network's weights."""
+        self._put(self.means)
 
     @torch.no_grad()
     def _put(self, values: list[Tensor]) -> None:

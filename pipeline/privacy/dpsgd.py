@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from pipeline.errors import ConfigError, TrainingError, UnsupportedError
+from pipeline.generators.averaging import RunningMean
 from pipeline.generators.training import TrainLog, repeatable
 from pipeline.privacy.accounting import dpsgd_epsilon, dpsgd_noise
 from pipeline.privacy.clipping import PROBED_ROWS, STEPS, Noise, prepare, quiet_hooks
@@ -152,19 +153,19 @@ def train_private(
         )
         step = STEPS[mode](network, optimiser, added)
         size = settings.physical_rows or step.rows
-        average = _Average([p for p in network.parameters() if p.requires_grad], settings.ema)
+        average = RunningMean(network, settings.ema)
         random = run.torch("dp-sgd loss", device=device)
         try:
             for k in range(steps):
                 parts = sampler.batch(rate).to(device).split(size)
                 for i, part in enumerate(parts):
                     step.add(loss, part, random, k / steps, last=i == len(parts) - 1)
-                average.take_in()
+                average.update()
                 if progress is not None and ((k + 1) % max(1, steps // 100) == 0 or k + 1 == steps):
                     progress(k + 1, steps, {})
         finally:
             step.wrapped.to_standard_module()
-        average.give()
+        average.put()
         network.eval()
     if not all(bool(torch.isfinite(p).all()) for p in network.parameters()):
         raise TrainingError(
@@ -213,27 +214,6 @@ class _Poisson:
         start, count = self.first[chosen], self.first[chosen + 1] - self.first[chosen]
         within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
         return torch.from_numpy(self.order[np.repeat(start, count) + within])
-
-
-class _Average:
-    """Running mean of the weights; what is made of noised weights costs no privacy."""
-
-    def __init__(self, parameters: list[nn.Parameter], decay: float) -> None:
-        self._parameters = parameters
-        self._decay = decay
-        self._mean = [p.detach().clone() for p in parameters]
-        self._seen = 0
-
-    def take_in(self) -> None:
-        """Take in the weights after a step; the first steps weigh more, so that the start is forgotten."""
-        self._seen += 1
-        decay = min(self._decay, self._seen / (10 + self._seen)) if self._decay else 0.0
-        torch._foreach_lerp_(self._mean, [p.detach() for p in self._parameters], 1 - decay)
-
-    def give(self) -> None:
-        """Put the mean in place of the weights."""
-        with torch.no_grad():
-            torch._foreach_copy_([p.detach() for p in self._parameters], self._mean)
 
 
 def _adam(network: nn.Module, settings: PrivateSettings, fast_parameters: list[Tensor]) -> torch.optim.Optimizer:
