@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import numpy as np
+from supporting.cells import keep_cell, kept_cells
 from supporting.systems import SDV
 from supporting.tables import FILES, STUDIES, Table, detection, frame_of, membership, read_table
 
@@ -87,7 +88,7 @@ def main() -> None:
     given = parser.parse_args()
     settings = _settings(given.set)
     systems = [CEILING, *(s for s in given.systems if _there(s))]
-    cells = _kept(given.keep)
+    cells = kept_cells(given.keep)
     print(f"| table | rows | system | {' | '.join(Figures.names())} |\n|{' --- |' * (3 + len(Figures.names()))}")
     for name in given.tables:
         table = read_table(name)
@@ -102,7 +103,7 @@ def main() -> None:
                     key = f"{name}/{size}/{system}/{seed}/{given.epochs}/{json.dumps(chosen, sort_keys=True)}"
                     if key not in cells:
                         cells[key] = _cell(table, size, system, seed, chosen, given.epochs)
-                        _keep(given.keep, key, cells[key])
+                        keep_cell(given.keep, key, cells[key])
                     found.append(cells[key])
                 print(f"| {name} | {size} | {system} | {' | '.join(_summary(found))} |", flush=True)
 
@@ -284,20 +285,6 @@ def _settings(given: list[str]) -> dict[str, dict[str, Any]]:
         system, _, setting = name.partition(".")
         out.setdefault(system, {})[setting] = value
     return out
-
-
-def _kept(file: Path | None) -> dict[str, dict[str, Any]]:
-    if file is None or not file.exists():
-        return {}
-    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    return {line["cell"]: line["figures"] for line in lines}
-
-
-def _keep(file: Path | None, key: str, figures: dict[str, Any]) -> None:
-    if file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("a", encoding="utf-8") as lines:
-            lines.write(json.dumps({"cell": key, "figures": figures}) + "\n")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ added costs only its own cells. `tables.py` and `quality.py` in `supporting/` sa
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -20,6 +19,7 @@ from time import process_time
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import numpy as np
+from supporting.cells import keep_cell, kept_cells
 from supporting.scatter import Mark, Panel, Series, drawn
 from supporting.tables import FILES, STUDIES, Table, detection, membership, read_table
 
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="JSON lines of the cells")
     parser.add_argument("--plot", type=Path, help="write the plot to this SVG file")
     given = parser.parse_args()
-    cells = _kept(given.keep)
+    cells = kept_cells(given.keep)
     panels = []
     print(f"| table | generator | detection (SE) | membership (SE) | fit CPU s |\n|{' --- |' * 5}")
     for name in given.tables:
@@ -55,7 +55,7 @@ def main() -> None:
                 key = f"{name}/{generator}/{seed}/{given.rows}"
                 if key not in cells:
                     cells[key] = _cell(table, generator, seed, given.rows)
-                    _keep(given.keep, key, cells[key])
+                    keep_cell(given.keep, key, cells[key])
                 found.append(cells[key])
             mark = _mark(found)
             took = np.mean([c["cpu"] for c in found])
@@ -102,20 +102,6 @@ def _mark(found: list[dict[str, float]]) -> Mark:
     mean = {k: float(np.mean(v)) for k, v in by_name.items()}
     error = {k: float(np.std(v, ddof=1) / np.sqrt(len(v))) if len(v) > 1 else 0.0 for k, v in by_name.items()}
     return Mark(mean["membership"], mean["detection"], error["membership"], error["detection"])
-
-
-def _kept(file: Path | None) -> dict[str, dict[str, float]]:
-    if file is None or not file.exists():
-        return {}
-    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    return {line["cell"]: line["figures"] for line in lines}
-
-
-def _keep(file: Path | None, key: str, figures: dict[str, float]) -> None:
-    if file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("a", encoding="utf-8") as lines:
-            lines.write(json.dumps({"cell": key, "figures": figures}) + "\n")
 
 
 if __name__ == "__main__":
