@@ -88,7 +88,7 @@ class SynthVAEConfig(VAEConfig):
         """How to train on so many rows."""
         settings = super().training(rows)
         # An output is a number here, not one of a few pieces: its products are not rounded.
-        return TrainSettings(**{**vars(settings), "poisson": self.sampling == "poisson", "short_factors": False})
+        return TrainSettings(**{**vars(settings), "poisson": self.sampling == "poisson", "bfloat16_products": False})
 
     def table(
         self,

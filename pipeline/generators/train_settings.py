@@ -33,7 +33,7 @@ class TrainSettings:
         steps: a budget of steps instead of `epochs`; a round is then as many epochs as make a hundredth of it.
         ema: decay of a running mean of the weights, which is what is judged, kept and given back; 0 takes the weights
             as they are.
-        short_factors: on a CPU with units for it, factors of matrix products are rounded to bfloat16 (sums stay
+        bfloat16_products: on a CPU with units for it, factors of matrix products are rounded to bfloat16 (sums stay
             float32): a third of their time. Other CPUs compute as ever.
     """
 
@@ -50,7 +50,7 @@ class TrainSettings:
     poisson: bool = False
     steps: int | None = None
     ema: float = 0.0
-    short_factors: bool = False
+    bfloat16_products: bool = False
 
     def epoch_steps(self, rows: int) -> int:
         """Steps of one pass over so many rows."""

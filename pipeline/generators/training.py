@@ -168,15 +168,15 @@ def train(
         device=device,
         best_weights=_copied(network),
     )
-    with wide_layers_in_bfloat16(network) if device.type == "cuda" else _products(settings):
+    with wide_layers_in_bfloat16(network) if device.type == "cuda" else _product_precision(settings):
         return loop.run(progress, checkpoint)
 
 
 @contextmanager
-def _products(settings: TrainSettings) -> Iterator[None]:
+def _product_precision(settings: TrainSettings) -> Iterator[None]:
     """Products of matrices on the CPU as the settings ask for them."""
     before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium" if settings.short_factors else before)
+    torch.set_float32_matmul_precision("medium" if settings.bfloat16_products else before)
     try:
         yield
     finally:

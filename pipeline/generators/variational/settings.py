@@ -196,7 +196,7 @@ class VAEConfig(TabularConfig):
             clip=self.clip,
             patience=self.patience,
             settled=self.schedule(blocks=False).settled,
-            short_factors=True,
+            bfloat16_products=True,
         )
 
     def private_training(self, subjects: int) -> PrivateSettings:
