@@ -35,8 +35,9 @@ install: $(WHOLE)
 demo: $(STAMP)
 	$(BIN)/cohortloom demo
 
+# Two processes, each with one thread: so two cores are used all the time; a file's tests stay in one process.
 test: $(WHOLE)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 ui: $(STAMP)
 	$(BIN)/cohortloom ui
