@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import ConfigError, InputError
+from pipeline.errors import ConfigError, InputError, NotFoundError, nearest
 from pipeline.evaluation.intake import take_in_rows
 from pipeline.features.stored import read_features
 from pipeline.features.tables import read_untidy
@@ -79,3 +79,18 @@ def judge_external(lake: Lake, cell: Cell, name: str, *, device: str = "auto") -
     info: dict[str, Any] = {"generator": PREFIX + name, "notes": taken.notes}
     rows = Rows(PREFIX + name, [taken.cohort], stored, features, references)
     return judge_rows(lake, cell, rows, info=info, device=device)
+
+
+def remove_external(lake: Lake, cell: Cell, name: str) -> int:
+    """Remove `external/<name>` of the cell for good, with its evaluation and reports; gives how many versions that was.
+
+    Raises:
+        NotFoundError: the cell has no such rows.
+    """
+    known = [g.removeprefix(PREFIX) for g in external_generators(lake, cell)]
+    if name not in known:
+        raise NotFoundError(f"There are no rows '{name}' in {cell.cohort} {cell.month[:7]}.", todo=nearest(name, known))
+    evaluation = f"evaluation/{PREFIX}{name}"
+    # The rows go last: after a kill in between they are still there, and the same command goes on.
+    places = ((lake.reports, evaluation), (lake.tables, evaluation), (lake.tables, f"external/{name}"))
+    return sum(store.purge(version) for store, asset in places for version in store.history(asset, cell.partition))

@@ -9,7 +9,7 @@ import pytest
 from pipeline.errors import ConfigError, InputError, NotFoundError
 from pipeline.features.stored import read_features
 from pipeline.workflow.board import leaderboard_step
-from pipeline.workflow.external import external_generators, judge_external, take_external
+from pipeline.workflow.external import external_generators, judge_external, remove_external, take_external
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,6 +48,23 @@ def test_replaced_rows_have_to_be_judged_again(ward: Ward, tmp_path: Path) -> No
     row = {r["generator"]: r for r in board}["external.peer"]
     assert (row["status"], row["verdict"]) == ("failed", "")
     assert "replaced since" in row["reason"]
+
+
+def test_removed_rows_leave_the_leaderboard_and_the_store(ward: Ward, tmp_path: Path) -> None:
+    lake, cell = ward.lake, ward.cell()
+    rows = read_features(lake.tables, ward.current("features")).table.to_pandas().head(100)
+    rows.to_csv(tmp_path / "peer.csv", index=False)
+    take_external(lake, cell, "peer", tmp_path / "peer.csv")
+    with pytest.raises(NotFoundError, match="no rows 'pear'"):
+        remove_external(lake, cell, "pear")
+    judge_external(lake, cell, "peer")
+    assert remove_external(lake, cell, "peer") >= 2
+    assert external_generators(lake, cell) == []
+    for store, asset in ((lake.tables, "external/peer"), (lake.tables, "evaluation/external.peer")):
+        assert store.history(asset, cell.partition) == []
+    assert lake.reports.history("evaluation/external.peer", cell.partition) == []
+    _, board = leaderboard_step(lake, cell, ["independent"])
+    assert "external.peer" not in {r["generator"] for r in board}
 
 
 def test_what_is_no_table_of_the_cohort_is_refused(ward: Ward, tmp_path: Path) -> None:
