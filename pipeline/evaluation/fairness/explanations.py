@@ -245,9 +245,7 @@ def tree_shapley(learner: Learner, features: NDArray[np.floating]) -> NDArray[np
         ExplanationError: they do not add up to the model's own probabilities, as with boosting that splits on names
             of levels, which shap 0.51 reads as numbers.
     """
-    from shap import TreeExplainer
-
-    explainer = TreeExplainer(learner.model)
+    explainer = _tree_explainer()(learner.model)
     values = np.asarray(explainer.shap_values(features, check_additivity=False), dtype=np.float64)
     base = np.ravel(explainer.expected_value)[-1]
     if values.ndim == 3:
@@ -256,6 +254,19 @@ def tree_shapley(learner: Learner, features: NDArray[np.floating]) -> NDArray[np
     if np.abs(values.sum(axis=1) + base - wanted).max() > 1e-4:
         raise ExplanationError("Shapley values do not add up to the model's scores.", todo="Explain another model.")
     return values
+
+
+def _tree_explainer() -> type:
+    """`shap.TreeExplainer`, imported on a stack of its own.
+
+    shap keeps the errors of what it could not import, with their tracebacks: these would keep all that is on the stack
+    of its first import, a whole evaluation, for as long as the process lives.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+    from importlib import import_module
+
+    with ThreadPoolExecutor(1) as alone:
+        return alone.submit(import_module, "shap").result().TreeExplainer
 
 
 def tree_columns(ctx: EvaluationContext, learner: Learner) -> list[str]:
