@@ -132,10 +132,9 @@ def yan_attr(ctx: EvaluationContext) -> list[MetricResult]:
     if not knowledge.size:
         return [YAN_ATTR.result(None, note="nothing is known of a target")]
     rows = sides.sample(len(sides.train), YAN_ROWS, "lit.yan.attr")
-    ties = _nearest(sides, knowledge, rows, ctx.synthetic, ctx.rows("S", "reference"))
     weights = subject_weights(sides.train.clusters[rows], 100, sides.rng("bootstrap", "lit.yan.attr"))
     entropies, scores, drawn = [], [], []
-    for entropy, value, boot in _guessed(ctx, knowledge, rows, ties, weights):
+    for entropy, value, boot in _guessed(ctx, knowledge, rows, weights):
         entropies.append(entropy)
         scores.append(value)
         drawn.append(boot)
@@ -149,46 +148,80 @@ def yan_attr(ctx: EvaluationContext) -> list[MetricResult]:
 
 
 def _guessed(
-    ctx: EvaluationContext, knowledge: Knowledge, rows: NDArray[np.int64], ties: csr_matrix,
-    weights: NDArray[np.float32],
-) -> list[tuple[float, float, NDArray[np.float64]]]:  # fmt: skip
+    ctx: EvaluationContext, knowledge: Knowledge, rows: NDArray[np.int64], weights: NDArray[np.float32]
+) -> list[tuple[float, float, NDArray[np.float64]]]:
     """Entropy in T, score, and bootstrap scores of every attribute that is not known."""
-    sides, made = ctx.sides, ctx.rows("S", "reference")
+    sides = ctx.sides
+    columns = [c for c in sides.encoder.columns if c not in knowledge.columns]
+    left = {
+        b.name: np.setdiff1d(np.arange(len(b.vocabulary)), knowledge.codes.get(b.name, np.array([], int)))
+        for b in sides.encoder.blocks
+    }
+    voices = _voices(ctx.synthetic, ctx.rows("S", "reference"), columns, left)
+    votes, voters = _votes(ctx, knowledge, rows, voices)
     found = []
-    for column in sides.encoder.columns:
-        if column in knowledge.columns:
-            continue
+    for column in columns:
         bins, count = sides.train.bins(column)
         entropy = _entropy(np.bincount(bins, minlength=count))
+        voted = votes[column.name]
         if column.numeric:
-            value = ctx.synthetic.values[column.name][made]
-            known = ~np.isnan(value)
-            number = (ties @ np.where(known, value, 0.0)) / np.maximum(ties @ known.astype(np.float32), 1e-9)
+            number = voted[:, 0] / np.maximum(voted[:, 1], 1e-9)
             real = sides.train.values[column.name][rows]
             hit = (np.abs(number - real) <= NEAR * np.abs(real)).astype(np.float64)
             found.append((entropy, float(hit.mean()), (weights @ hit) / weights.sum(axis=1)))
             continue
-        told = ctx.synthetic.codes[column.name][made]
-        levels = len(column.levels or [])
-        votes = np.stack([ties @ (told == i).astype(np.float32) for i in range(levels)], axis=1)
         level = sides.train.codes[column.name][rows]
-        if levels == 2:
-            found.append((entropy, *_f1(votes[:, 1] > votes[:, 0], level == 1, weights)))
+        if len(column.levels or []) == 2:
+            found.append((entropy, *_f1(voted[:, 1] > voted[:, 0], level == 1, weights)))
         else:
-            hit = (votes.argmax(axis=1) == level).astype(np.float64)
+            hit = (voted.argmax(axis=1) == level).astype(np.float64)
             found.append((entropy, float(hit.mean()), (weights @ hit) / weights.sum(axis=1)))
-    for block in sides.encoder.blocks:
-        left = np.setdiff1d(np.arange(len(block.vocabulary)), knowledge.codes.get(block.name, np.array([], int)))
-        votes = ties @ ctx.synthetic.presence[block.name][made][:, left].toarray()
-        carried = sides.train.presence[block.name][rows][:, left].toarray() > 0
-        share = np.asarray(sides.train.presence[block.name][:, left].mean(axis=0)).ravel()
-        half = np.asarray(ties.sum(axis=1)).ravel() / 2
+    for name, codes in left.items():
+        carried = sides.train.presence[name][rows][:, codes].toarray() > 0
+        share = np.asarray(sides.train.presence[name][:, codes].mean(axis=0)).ravel()
         found += [
-            (_entropy(np.array([share[j], 1 - share[j]])), *_f1(votes[:, j] > half, carried[:, j], weights))
-            for j in range(len(left))
+            (_entropy(np.array([share[j], 1 - share[j]])), *_f1(votes[name][:, j] > voters / 2, carried[:, j], weights))
+            for j in range(len(codes))
             if share[j] > 0
         ]
     return found
+
+
+def _voices(
+    synthetic: Side, made: NDArray[np.int64], columns: list[Column], left: dict[str, NDArray[np.int64]]
+) -> dict[str, NDArray[np.floating]]:
+    """What each synthetic row says to an attribute: (synthetic rows, k), by column or block.
+
+    Of a number its value and whether it has one (k = 2), of a column one a level, of a block its codes that are left.
+    """
+    voices: dict[str, NDArray[np.floating]] = {}
+    for column in columns:
+        if column.numeric:
+            value = synthetic.values[column.name][made]
+            known = ~np.isnan(value)
+            voices[column.name] = np.stack([np.where(known, value, 0.0), known], axis=1)
+        else:
+            levels = np.arange(len(column.levels or []))
+            voices[column.name] = (synthetic.codes[column.name][made][:, None] == levels).astype(np.float32)
+    return voices | {name: synthetic.presence[name][made][:, codes].toarray() for name, codes in left.items()}
+
+
+def _votes(
+    ctx: EvaluationContext, knowledge: Knowledge, rows: NDArray[np.int64], voices: dict[str, NDArray[np.floating]]
+) -> tuple[dict[str, NDArray[np.floating]], NDArray[np.floating]]:
+    """Sums of the voices over the synthetic rows that are nearest to each target, and how many these are.
+
+    Some targets at a time: where the cohort is one row repeated, all of it is nearest to everybody.
+    """
+    found: dict[str, list[NDArray[np.floating]]] = {name: [] for name in voices}
+    voters = []
+    made = ctx.rows("S", "reference")
+    for lo in range(0, len(rows), CHUNK):
+        ties = _nearest(ctx.sides, knowledge, rows[lo : lo + CHUNK], ctx.synthetic, made)
+        voters.append(np.asarray(ties.sum(axis=1)).ravel())
+        for name, voice in voices.items():
+            found[name].append(ties @ voice)
+    return {name: np.concatenate(parts) for name, parts in found.items()}, np.concatenate(voters)
 
 
 def _f1(
@@ -206,34 +239,30 @@ def _entropy(counts: NDArray[np.number]) -> float:
 
 
 def _nearest(
-    sides: RealSides, knowledge: Knowledge, rows: NDArray[np.int64], synthetic: Side, made: NDArray[np.int64]
+    sides: RealSides, knowledge: Knowledge, some: NDArray[np.int64], synthetic: Side, made: NDArray[np.int64]
 ) -> csr_matrix:
-    """(rows, synthetic rows) 1 for the synthetic rows at the least distance: L1, numbers over their range in T."""
-    from scipy.sparse import csr_matrix, vstack
+    """(some, synthetic rows) 1 for the synthetic rows at the least distance: L1, numbers over their range in T."""
+    from scipy.sparse import csr_matrix
     from scipy.spatial.distance import cdist
 
-    found = []
-    for lo in range(0, len(rows), CHUNK):
-        some = rows[lo : lo + CHUNK]
-        distance = np.zeros((len(some), len(made)), dtype=np.float32)
-        for column in knowledge.columns:
-            if column.discrete:
-                a, b = sides.train.codes[column.name][some], synthetic.codes[column.name][made]
-                distance += a[:, None] != b[None, :]
-                continue
-            given = sides.train.values[column.name]
-            low, high = (np.nanmin(given), np.nanmax(given)) if not np.isnan(given).all() else (0.0, 1.0)
-            x, y = (
-                np.nan_to_num((v - low) / ((high - low) or 1.0), nan=0.5)[:, None]
-                for v in (given[some], synthetic.values[column.name][made])
-            )
-            distance += cdist(x, y, "cityblock")
-        for name, codes in knowledge.codes.items():
-            left = sides.train.presence[name][some][:, codes].toarray()
-            right = synthetic.presence[name][made][:, codes].toarray()
-            distance += left.sum(axis=1)[:, None] + right.sum(axis=1)[None, :] - 2 * (left @ right.T)
-        found.append(csr_matrix((distance <= distance.min(axis=1, keepdims=True) + TIE).astype(np.float32)))
-    return vstack(found, format="csr")
+    distance = np.zeros((len(some), len(made)), dtype=np.float32)
+    for column in knowledge.columns:
+        if column.discrete:
+            a, b = sides.train.codes[column.name][some], synthetic.codes[column.name][made]
+            distance += a[:, None] != b[None, :]
+            continue
+        given = sides.train.values[column.name]
+        low, high = (np.nanmin(given), np.nanmax(given)) if not np.isnan(given).all() else (0.0, 1.0)
+        x, y = (
+            np.nan_to_num((v - low) / ((high - low) or 1.0), nan=0.5)[:, None]
+            for v in (given[some], synthetic.values[column.name][made])
+        )
+        distance += cdist(x, y, "cityblock")
+    for name, codes in knowledge.codes.items():
+        left = sides.train.presence[name][some][:, codes].toarray()
+        right = synthetic.presence[name][made][:, codes].toarray()
+        distance += left.sum(axis=1)[:, None] + right.sum(axis=1)[None, :] - 2 * (left @ right.T)
+    return csr_matrix((distance <= distance.min(axis=1, keepdims=True) + TIE).astype(np.float32))
 
 
 def _protection(
