@@ -11,6 +11,10 @@ has continuous columns with grids, counts, flags, levels and missing cells, all 
     million   1,000,000 x 60, one epoch: peak of memory
     codes     10,000 x 20 and a block of 1,000 codes, five epochs
 
+`--equal-epochs 60 300` fits SDV's TVAE and our vae to SUPPORT's training rows, as many epochs each, early stopping off, and
+prints how many times as long the peer takes, its fit over ours, in CPU seconds. SDV's environment is what
+COHORTLOOM_SDV_PYTHON names (benchmarks/peers/sdv.txt).
+
 `--generators vae,tvae [--rows 10000] [--columns 20] [--device auto]` times any generators instead, one line each.
 """
 
@@ -22,6 +26,7 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter, process_time
@@ -39,6 +44,8 @@ if TYPE_CHECKING:
 
 PRIVATE_MOST = 3.0
 """How many times as long a step may take under privacy."""
+EPOCHS_LEAST = 5.0
+"""How many times as long SDV's TVAE should take as our vae at equal epochs."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +161,26 @@ def compare(names: list[str]) -> None:
         print(f"private / plain, steps alone, as many rows: {ratio:.2f} (at most {PRIVATE_MOST:g})")
 
 
+def equal_epochs(several: list[int]) -> None:
+    """Whole fits of SDV's TVAE and our vae on SUPPORT with as many epochs each, and their ratio."""
+    from supporting.rows import split_support
+    from supporting.systems import SDV, System
+
+    train = split_support().frames[0]
+    peers = [System(f"sdv tvae {k} epochs", "sdv", "tvae", epochs=k) for k in several]
+    ours = [System(f"vae {k} epochs", "cohortloom", "vae", {"epochs": k, "patience": 0}) for k in several]
+    if peers[0].python is None:
+        sys.exit(f"{SDV} names no environment")
+    print(f"vae against TVAE at equal epochs: support, {len(train):,} rows, early stopping off, whole fit, CPU s")
+    with tempfile.TemporaryDirectory() as aside:
+        rows = Path(aside) / "train.parquet"
+        train.to_parquet(rows)
+        took = [system.run(0, rows, Path(aside))[1]["fit_cpu_s"] for system in (*peers, *ours)]
+    for epochs, theirs, own in zip(several, took, took[len(several) :], strict=False):
+        ratio = f"ratio {theirs / own:.2f} (at least {EPOCHS_LEAST:g})"
+        print(f"{epochs:>5} epochs: sdv tvae {theirs:.1f}, vae {own:.1f}, {ratio}")
+
+
 def time_generators(names: list[str], rows: int, columns: int, device: str) -> None:
     """Fit and sample any generators on one table, in this process, one line each."""
     from pipeline.generators.registry import generator_class
@@ -176,6 +203,7 @@ def main() -> None:
     """Print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", nargs="+", choices=list(CASES), default=list(CASES))
+    parser.add_argument("--equal-epochs", nargs="+", type=int, default=[])
     parser.add_argument("--generators", default="")
     parser.add_argument("--rows", type=int, default=10_000)
     parser.add_argument("--columns", type=int, default=20)
@@ -184,6 +212,8 @@ def main() -> None:
     given = parser.parse_args()
     if given.measure:
         measure(CASES[given.measure])
+    elif given.equal_epochs:
+        equal_epochs(given.equal_epochs)
     elif given.generators:
         time_generators(given.generators.split(","), given.rows, given.columns, given.device)
     else:

@@ -112,12 +112,7 @@ class _SoftmaxColumns(torch.autograd.Function):
 
     @staticmethod
     def forward(logits: Tensor, places: Tensor, member: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        most = logits.amax(dim=1, keepdim=True)
-        weight = (logits - most).exp_()
-        # Below this a column's logits are all 69 less than another's; its gradient then still pulls them up.
-        total = (weight @ member).clamp_min_(SMALLEST_SUM)
-        loss = total.log().sum(dim=1) + member.shape[1] * most.squeeze(1) - logits.gather(1, places).sum(dim=1)
-        return loss, weight, total
+        return column_losses(logits, places, member)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -129,11 +124,34 @@ class _SoftmaxColumns(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         weight, total, places, member = ctx.saved_tensors
-        given = gradients[0].unsqueeze(1)
-        # Scaled while it is narrow, then changed in place: each pass over all states costs as much as a product.
-        gradient = ((given / total) @ member.T).mul_(weight)
-        # No two columns share a place, so nothing is added up in an order of chance.
-        return gradient.scatter_add_(1, places, -given.expand_as(total)), None, None
+        return column_gradients(gradients[0], weight, total, places, member), None, None
+
+
+def column_losses(
+    logits: Tensor, places: Tensor, member: Tensor, into: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(batch,) cross-entropies summed over columns, and what their gradient is made of: weights and their sums.
+
+    Args:
+        logits: (batch, width).
+        places: (batch, columns) places of the states among the logits.
+        member: (width, columns) 1 where a logit belongs to a column.
+        into: where the weights are written; may be `logits`.
+    """
+    most, reached = logits.amax(dim=1, keepdim=True), logits.gather(1, places).sum(dim=1)
+    weight = torch.sub(logits, most, out=into).exp_()
+    # Below this a column's logits are all 69 less than another's; its gradient then still pulls them up.
+    total = (weight @ member).clamp_min_(SMALLEST_SUM)
+    return total.log().sum(dim=1) + member.shape[1] * most.squeeze(1) - reached, weight, total
+
+
+def column_gradients(given: Tensor, weight: Tensor, total: Tensor, places: Tensor, member: Tensor) -> Tensor:
+    """(batch, width) gradient of `column_losses` by the logits, for the (batch,) gradient by the losses."""
+    given = given.unsqueeze(1)
+    # Scaled while it is narrow, then changed in place: each pass over all states costs as much as a product.
+    gradient = ((given / total) @ member.T).mul_(weight)
+    # No two columns share a place, so nothing is added up in an order of chance.
+    return gradient.scatter_add_(1, places, -given.expand_as(total))
 
 
 class BernoulliHead(nn.Module):

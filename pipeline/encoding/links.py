@@ -9,11 +9,13 @@ is one product of matrices; in drawing one small product a column.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from pipeline.encoding.heads import CategoricalHead, column_gradients, column_losses
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,7 +53,32 @@ class ColumnLinks(nn.Module):
         """(batch, total) what is added to the logits, for (batch, width) inputs of whole rows."""
         return functional.linear(context, self.weight * self.mask)
 
+    def loss(self, outputs: Tensor, context: Tensor, columns: CategoricalHead, states: Tensor) -> Tensor:
+        """(batch,) `columns.loss` of the linked outputs, where there are no others: fewer passes over all states."""
+        places = states.to(torch.long) + columns.start
+        loss: Tensor = _LinkedColumns.apply(outputs.float(), context, self.weight, self.mask, places, columns.member)
+        return loss
+
     def column(self, context: Tensor, column: int) -> Tensor:
         """(batch, states) what is added to one column's logits; inputs of columns not drawn yet do not matter."""
         at = self.outputs[column]
         return functional.linear(context, self.weight[at] * self.mask[at])
+
+
+class _LinkedColumns(torch.autograd.Function):
+    """Links and the softmaxes behind them in one: the linked logits are overwritten, their gradient is written down."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, outputs: Tensor, context: Tensor, weight: Tensor, mask: Tensor, places: Tensor, member: Tensor
+    ) -> Tensor:
+        logits = torch.addmm(outputs, context, (weight * mask).T)
+        loss, share, total = column_losses(logits, places, member, into=logits)
+        ctx.save_for_backward(share, total, places, member, context, mask)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, given: Tensor) -> tuple[Tensor | None, ...]:
+        share, total, places, member, context, mask = ctx.saved_tensors
+        gradient = column_gradients(given, share, total, places, member)
+        return gradient, None, (gradient.T @ context).mul_(mask), None, None, None

@@ -57,9 +57,9 @@ class TableTensors:
 
     def take(self, rows: Tensor) -> TableTensors:
         """The given rows."""
-        coarse = None if self.coarse is None else self.coarse[rows]
-        blocks = [b[rows] for b in self.blocks]
-        return TableTensors(self.scores[rows], self.states[rows], self.seen[rows], blocks, coarse)
+        scores, states, seen = (t.index_select(0, rows) for t in (self.scores, self.states, self.seen))
+        coarse = None if self.coarse is None else self.coarse.index_select(0, rows)
+        return TableTensors(scores, states, seen, [b.index_select(0, rows) for b in self.blocks], coarse)
 
 
 @dataclass
@@ -78,9 +78,8 @@ class Batch:
 
     def inputs(self) -> Tensor:
         """(batch, inputs) float32: columns, then codes (counts as log2(1 + count))."""
-        return (
-            torch.cat([self.columns, *[c.log1p() / np.log(2) for c in self.codes]], 1) if self.codes else self.columns
-        )
+        codes = [c.log1p() / np.log(2) for c in self.codes]
+        return torch.cat([self.columns, *codes], 1) if codes else self.columns
 
 
 class MixedTable(nn.Module):
@@ -94,6 +93,7 @@ class MixedTable(nn.Module):
             numeric columns are binned and the table is not too wide.
         first: columns that come before all others in the order of links.
         cuts: cumulative probabilities at which numeric columns are cut besides ("binned"; `level_cuts.py`).
+        shown: about how many pieces of a numeric column the network is shown.
 
     Attributes:
         inputs: width of the network's input.
@@ -109,6 +109,7 @@ class MixedTable(nn.Module):
         linked: bool = False,
         first: Sequence[str] = (),
         cuts: Mapping[str, NDArray[np.float64]] | None = None,
+        shown: int = INPUT_BINS,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -119,15 +120,14 @@ class MixedTable(nn.Module):
             pieces = len(self.edges[name]) - 1 if numeric == "binned" and name in self.edges else 1
             sizes.append(pieces + int(number.has_missing and not number.scaler.empty))
         sizes += [max(1, c.states) for c in encoder.levels.values()]
-        wanted = min(bins, INPUT_BINS) if numeric == "binned" else 1
-        self.coarse = self._pieces(wanted, cuts)
-        shown = [
+        self.coarse = self._pieces(min(bins, shown) if numeric == "binned" else 1, cuts)
+        seen = [
             len(self.coarse.get(k, (0, 1))) - 1 + int(c.has_missing and not c.scaler.empty)
             for k, c in encoder.numbers.items()
         ]
-        shown += sizes[len(shown) :]
+        seen += sizes[len(seen) :]
         numbers = NumericHead(0 if numeric == "binned" else len(self.edges), student=numeric == "student_t")
-        self._assemble(CategoricalHead(sizes), numbers, shown)
+        self._assemble(CategoricalHead(sizes), numbers, seen)
         self.links = self._links(first) if linked and numeric == "binned" else None
 
     def _pieces(self, wanted: int, cuts: Mapping[str, NDArray[np.float64]] | None) -> dict[str, NDArray[np.float64]]:
@@ -146,13 +146,12 @@ class MixedTable(nn.Module):
             numbers: of the numeric columns that have a value.
             shown: states of each column as the network is shown them; None for those of `categorical`.
         """
-        encoder = self.encoder
         self.categorical = categorical
         self.gaussian = numbers
-        self.common = {k: np.flatnonzero(b.common) for k, b in encoder.blocks.items()}
+        self.common = {k: np.flatnonzero(b.common) for k, b in self.encoder.blocks.items()}
         heads = [
             BernoulliHead(len(self.common[k])) if b.binary else CountHead(len(self.common[k]))
-            for k, b in encoder.blocks.items()
+            for k, b in self.encoder.blocks.items()
         ]
         self.block_heads = nn.ModuleList(heads)
         self.widths = [self.categorical.width, self.gaussian.width, *[h.width for h in heads]]
@@ -169,11 +168,10 @@ class MixedTable(nn.Module):
         names = [*self.encoder.numbers, *self.encoder.levels]
         if len(names) < 2 or self.column_inputs * self.width > MOST_LINKS:
             return None
-        scored = list(self.edges)
         outputs = [slice(a, a + k) for a, k in zip(self.categorical.starts, self.categorical.sizes, strict=True)]
         starts = self.input_starts.tolist()
         inputs = [
-            [*([scored.index(name)] if name in self.edges else []), *range(start, start + size)]
+            [*([list(self.edges).index(name)] if name in self.edges else []), *range(start, start + size)]
             for name, start, size in zip(names, starts, self.input_sizes, strict=True)
         ]
         # A number's many pieces can follow a level exactly, a level only a number's few shown ones: levels come first.
@@ -261,6 +259,8 @@ class MixedTable(nn.Module):
 
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
         """(batch,) negative log-likelihood of the rows."""
+        if self.links is not None and self.width == self.categorical.width:
+            return self.links.loss(outputs, batch.columns, self.categorical, batch.rows.states)
         if self.links is not None:
             outputs = outputs + self.links(batch.columns)
         discrete, numeric, *codes = outputs.split(self.widths, dim=1)

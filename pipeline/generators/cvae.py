@@ -26,7 +26,7 @@ from pipeline.generators.variational.prior import MixturePrior, StandardPrior
 from pipeline.generators.variational.settings import VAEConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from numpy.typing import NDArray
 
@@ -63,7 +63,7 @@ class CVAE(VAE):
     title = "Conditional variational autoencoder"
     Config = CVAEConfig
     config: CVAEConfig
-    code_version = "3"
+    code_version = "4"
 
     def _prepare(self, encoder: TableEncoder, rows: Encoded, cohort: Cohort) -> None:
         super()._prepare(encoder, rows, cohort)
@@ -119,6 +119,10 @@ class CVAE(VAE):
             groups=group,
             known=len(self._told.joint),
         )
+
+    def draws_given(self, columns: Collection[str]) -> bool:
+        """See `Generator.draws_given`."""
+        return set(columns) <= set(self._told.columns)
 
     def _draw(self, encoder: TableEncoder, n: int, rng: np.random.Generator, fixed: Fixed) -> Encoded:
         native, other = _split(fixed, self._told.columns)

@@ -1,4 +1,4 @@
-"""Which layers of a network multiply in bfloat16 on a GPU (spec 0.4). Where to train is in `training.py`."""
+"""What multiplies in bfloat16 on a GPU (spec 0.4) and on a CPU. Where to train is in `training.py`."""
 
 from __future__ import annotations
 
@@ -29,6 +29,17 @@ def wide_layers_in_bfloat16(network: nn.Module) -> Iterator[None]:
     finally:
         for layer in wide:
             del layer.__dict__["forward"]
+
+
+@contextmanager
+def factors_in_bfloat16() -> Iterator[None]:
+    """Inside, a CPU that has units for it rounds the factors of matrix products to bfloat16; sums stay float32."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _in_bfloat16(layer: nn.Linear, inputs: Tensor) -> Tensor:

@@ -57,11 +57,21 @@ _REPORT: dict[str, Any] = {
 class SynthVAEConfig(VAEConfig):
     """Settings of SynthVAE."""
 
+    fewest_steps: ClassVar[int] = 8
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "default": {},
         "paper": _REPORT,
         "nhsx_report": _REPORT,
-        "quick": {"epochs": 20, "hidden": (64,), "latent_dim": 8, "prior_components": 4, "learning_rate": 3e-3},
+        "quick": {
+            "epochs": 20,
+            "hidden": (64,),
+            "latent_dim": 8,
+            "prior_components": 4,
+            "learning_rate": 3e-3,
+            "private_epochs": 5.0,
+            "private_hidden": (64,),
+            "private_learning_rate": 5e-3,
+        },
     }
     likelihood: Literal["mixed"] = Field(default="mixed", description="A likelihood for each kind of column.")
     numeric_head: Literal["gaussian", "student_t"] = Field(
@@ -82,6 +92,10 @@ class SynthVAEConfig(VAEConfig):
     hidden: tuple[int, ...] = Field(
         default=(128, 64), min_length=1, description="Widths of the encoder's hidden layers; the decoder mirrors them."
     )
+    batch_size: int = Field(
+        default=512, ge=1, description="Rows a step; at most an eighth of the training rows, but at least 32."
+    )
+    learning_rate: float = Field(default=2e-3, gt=0, description="Learning rate of AdamW.")
     beta: float = Field(default=0.5, ge=0, description="Weight of the KL term; the mixture prior makes up for it.")
 
     def training(self, rows: int) -> TrainSettings:
@@ -110,4 +124,4 @@ class SynthVAE(VAE):
     title = "SynthVAE of the NHS: Gaussians with learnable noise"
     Config = SynthVAEConfig
     config: SynthVAEConfig
-    code_version = "2"
+    code_version = "3"

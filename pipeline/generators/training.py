@@ -21,7 +21,8 @@ from torch import nn
 
 from pipeline.errors import ConfigError, TrainingError
 from pipeline.generators.averaging import RunningMean
-from pipeline.generators.precision import wide_layers_in_bfloat16
+from pipeline.generators.flat_weights import FlatAdamW, FlatWeights
+from pipeline.generators.precision import factors_in_bfloat16, wide_layers_in_bfloat16
 from pipeline.generators.seeds import derive_seed
 from pipeline.generators.train_settings import TrainSettings
 
@@ -86,13 +87,13 @@ def repeatable(seed: int) -> Iterator[None]:
     use TF32 (spec 0.4).
     """
     threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
-    before = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    before = torch.get_deterministic_debug_mode()
     memory: Any = torch.utils.deterministic
     filling = memory.fill_uninitialized_memory
     with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_available() else []):
         torch.manual_seed(derive_seed(int(seed), "init"))
-        torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
+        # Not by `use_deterministic_algorithms`, which does the same and loads torch's compiler: a second of the first fit.
+        torch.set_deterministic_debug_mode("warn" if torch.cuda.is_available() else "error")
         # Nothing here reads memory that it did not write: filling it first only takes time.
         memory.fill_uninitialized_memory = False
         torch.set_num_threads(1)
@@ -102,7 +103,7 @@ def repeatable(seed: int) -> Iterator[None]:
         finally:
             torch.set_num_threads(threads)
             torch.set_float32_matmul_precision(precision)
-            torch.use_deterministic_algorithms(before, warn_only=warn_only)
+            torch.set_deterministic_debug_mode(before)
             memory.fill_uninitialized_memory = filling
 
 
@@ -152,35 +153,28 @@ def train(
             anything was learned; later the last good weights are kept, with a warning.
     """
     fast = {id(p) for p in fast_parameters or []}
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in network.parameters() if id(p) not in fast], "lr": settings.learning_rate},
-        {"params": [p for p in network.parameters() if id(p) in fast], "lr": 5 * settings.learning_rate},
-    ]
+    learned = [p for p in network.parameters() if p.requires_grad and p.numel()]
+    groups = [[p for p in learned if id(p) in fast], [p for p in learned if id(p) not in fast]]
+    weights = FlatWeights([g for g in groups if g])
+    rates = [factor * settings.learning_rate for factor, g in zip((5, 1), groups, strict=True) if g]
     loop = _Loop(
         network=network,
         loss=loss,
         rows=torch.as_tensor(np.asarray(fit_rows), dtype=torch.long),
         tune=torch.as_tensor(np.asarray(tune_rows), dtype=torch.long, device=device),
         settings=settings,
-        # One kernel for all parameters: half the time of a step's update, on the CPU too.
-        optimiser=torch.optim.AdamW([g for g in groups if g["params"]], weight_decay=settings.weight_decay, fused=True),
+        weights=weights,
+        optimiser=FlatAdamW(weights, rates, settings.weight_decay),
         seed=seed,
         device=device,
         best_weights=_copied(network),
     )
-    with wide_layers_in_bfloat16(network) if device.type == "cuda" else _product_precision(settings):
-        return loop.run(progress, checkpoint)
-
-
-@contextmanager
-def _product_precision(settings: TrainSettings) -> Iterator[None]:
-    """Products of matrices on the CPU as the settings ask for them."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium" if settings.bfloat16_products else before)
     try:
-        yield
+        rounded = factors_in_bfloat16() if settings.bfloat16_products else nullcontext()
+        with wide_layers_in_bfloat16(network) if device.type == "cuda" else rounded:
+            return loop.run(progress, checkpoint)
     finally:
-        torch.set_float32_matmul_precision(before)
+        weights.release()
 
 
 class _DivergedError(Exception):
@@ -196,7 +190,8 @@ class _Loop:
     rows: Tensor
     tune: Tensor
     settings: TrainSettings
-    optimiser: torch.optim.Optimizer
+    weights: FlatWeights
+    optimiser: FlatAdamW
     seed: int
     device: torch.device
     best_weights: dict[str, Tensor]
@@ -209,7 +204,6 @@ class _Loop:
     finished: bool = False
 
     def __post_init__(self) -> None:
-        self.rates = [group["lr"] for group in self.optimiser.param_groups]
         self.order = torch_stream(self.seed, "batch")
         self.noise = torch_stream(self.seed, "noise", device=self.device)
         self.steps = self.settings.round_steps(len(self.rows))
@@ -273,16 +267,13 @@ class _Loop:
 
     def _step(self, batch: Tensor, done: float) -> float | None:
         """One step; gives the loss, or None if it or its gradient was not finite and the step was skipped."""
-        factor = self.settings.rate_factor(done)
-        for group, rate in zip(self.optimiser.param_groups, self.rates, strict=True):
-            group["lr"] = rate * self.factor * factor
         value = self.loss(batch, self.noise, done).mean()
         if torch.isfinite(value):
-            self.optimiser.zero_grad(set_to_none=True)
+            self.weights.clear()
             value.backward()
-            norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip)
+            norm = self.weights.clip(self.settings.clip)
             if torch.isfinite(norm):
-                self.optimiser.step()
+                self.optimiser.step(self.factor * self.settings.rate_factor(done))
                 if self.average is not None:
                     self.average.update()
                 return float(value.detach())
@@ -345,8 +336,7 @@ class _Loop:
     def _save(self, checkpoint: Checkpoint) -> None:
         tensors = {f"network/{k}": v for k, v in self.network.state_dict().items()}
         tensors |= {f"best/{k}": v for k, v in self.best_weights.items()}
-        for number, moments in self.optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser/{number}/{k}": torch.as_tensor(v) for k, v in moments.items()}
+        tensors |= self.optimiser.state()
         # Layers draw their dropout from the global generator of their device.
         tensors |= {"random/order": self.order.get_state(), "random/noise": self.noise.get_state()}
         tensors["random/global"] = torch.random.get_rng_state()
@@ -368,11 +358,7 @@ class _Loop:
         tensors, state = found
         self.network.load_state_dict(_below(tensors, "network/"))
         self.best_weights = {k: v.to(self.device) for k, v in _below(tensors, "best/").items()}
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in _below(tensors, "optimiser/").items():
-            number, _, moment = name.partition("/")
-            moments.setdefault(int(number), {})[moment] = tensor
-        self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": moments})
+        self.optimiser.restore(tensors)
         self.order.set_state(tensors["random/order"])
         self.noise.set_state(tensors["random/noise"])
         torch.random.set_rng_state(tensors["random/global"])
@@ -389,7 +375,7 @@ class _Loop:
         for rows in (self.rows, self.tune):
             digest.update(rows.cpu().numpy().tobytes())
             digest.update(b"|")
-        return [digest.hexdigest(), self.device.type, str(torch.__version__)]
+        return [digest.hexdigest(), self.device.type, str(torch.__version__), "flat weights"]
 
 
 def _copied(network: nn.Module) -> dict[str, Tensor]:

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from pipeline.privacy.run import PrivateRun
 
 CHUNK = 8_192
-MIXTURE_POINTS = 20_000
+MIXTURE_POINTS = 10_000
 POSTERIOR_DRAWS = 3
 ACTIVE_VARIANCE = 0.01
 CALIBRATION_ROUNDS = 2
@@ -57,7 +57,7 @@ class Posterior:
 
     Attributes:
         means: (rows, latents) posterior means of the training rows.
-        points: (points, latents) draws of the aggregate posterior, at most 20,000.
+        points: (points, latents) draws of the aggregate posterior, at most 10,000.
         rows: (points,) the row that each was drawn for.
         kl: mean KL divergence from N(0, I), nats a row.
     """
@@ -85,7 +85,7 @@ class VAE(TabularGenerator):
     title = "Variational autoencoder, mixed likelihoods"
     Config = VAEConfig
     config: VAEConfig
-    code_version = "4"
+    code_version = "5"
     uses_gpu = True
     kinds = ("torch",)
     private = True

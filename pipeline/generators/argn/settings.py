@@ -33,7 +33,16 @@ class ARGNConfig(TabularConfig):
             "learning_rate": 3e-3,
             "order": "random",
         },
-        "quick": {"epochs": 20, "width": 64, "hidden": 32, "dropout": 0.1, "learning_rate": 3e-3, "ema": 0.98},
+        "quick": {
+            "epochs": 20,
+            "width": 64,
+            "hidden": 32,
+            "dropout": 0.1,
+            "learning_rate": 3e-3,
+            "ema": 0.98,
+            "private_epochs": 5.0,
+            "private_learning_rate": 5e-3,
+        },
     }
     pieces: int = Field(
         default=32,

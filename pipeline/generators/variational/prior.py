@@ -74,6 +74,8 @@ class MixturePrior:
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.mixture import GaussianMixture
 
+        # Single precision fits the same mixture in half the time.
+        points = points.astype(np.float32)
         with warnings.catch_warnings():
             # Fifty rounds are enough for a prior; that the likelihood still creeps up is no news for the user.
             warnings.simplefilter("ignore", ConvergenceWarning)
@@ -83,14 +85,15 @@ class MixturePrior:
                 reg_covar=1e-3,
                 random_state=derive_seed(seed, "mixture") % 2**32,
             ).fit(points)
-        overall = mixture.weights_
+        overall = mixture.weights_.astype(np.float64)
         weights = overall[None, :]
         if groups is not None:
-            shares = mixture.predict_proba(points)
+            shares = mixture.predict_proba(points).astype(np.float64)
             # One point's worth of the overall weights keeps a small group from being its own few rows.
             sums = np.stack([shares[groups == g].sum(axis=0) for g in range(known)]) + overall
             weights = np.vstack([sums / sums.sum(axis=1, keepdims=True), overall])
-        return cls(weights, mixture.means_, np.linalg.cholesky(mixture.covariances_))
+        spreads = np.linalg.cholesky(mixture.covariances_.astype(np.float64))
+        return cls(weights, mixture.means_.astype(np.float64), spreads)
 
     def draw(self, n: int, rng: np.random.Generator, groups: NDArray[np.integer] | None = None) -> NDArray[np.float64]:
         """(n, latents) draws; `groups` (n,) choose the row of weights, the last row (overall) by default."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from pipeline.encoding.literal import MinMaxTable
-from pipeline.encoding.mixed import MixedTable
+from pipeline.encoding.mixed import INPUT_BINS, MixedTable
 from pipeline.generators.tabular import TabularConfig
 from pipeline.generators.training import TrainSettings
 from pipeline.generators.variational.network import NetworkShape
@@ -45,6 +45,8 @@ _PAPER: dict[str, Any] = {
 class VAEConfig(TabularConfig):
     """Settings of the VAE; defaults chosen on a part of SUPPORT's training rows."""
 
+    fewest_steps: ClassVar[int] = 6
+    """Steps of a pass over the rows, at least: fewer rows make smaller batches."""
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "default": {},
         "exp1": {**_PAPER, "latent_dim": 2, "hidden": (64, 32), "activation": "relu", "batch_size": 32, "beta": 1.0},
@@ -66,8 +68,18 @@ class VAEConfig(TabularConfig):
             "beta": 1.0,
         },
         "paper": {**_PAPER, "latent_dim": 4, "hidden": (128, 64), "activation": "relu", "batch_size": 32, "beta": 2.0},
-        "deep": {"hidden": (256, 128, 64)},
-        "quick": {"epochs": 20, "hidden": (64,), "latent_dim": 8, "prior_components": 4, "learning_rate": 3e-3},
+        "deep": {"hidden": (256, 128, 64), "batch_size": 512, "learning_rate": 2e-3},
+        "quick": {
+            "epochs": 20,
+            "batch_size": 512,
+            "hidden": (64,),
+            "latent_dim": 8,
+            "prior_components": 4,
+            "learning_rate": 3e-3,
+            "private_epochs": 5.0,
+            "private_hidden": (64,),
+            "private_learning_rate": 5e-3,
+        },
     }
     likelihood: Literal["mixed", "mse_sigmoid"] = Field(
         default="mixed",
@@ -80,11 +92,18 @@ class VAEConfig(TabularConfig):
         " Gaussian or Student-t on normal scores (spec 0.3).",
     )
     numeric_bins: int = Field(
-        default=32,
+        default=20,
         ge=2,
         le=512,
         description="About how many pieces a binned column has, besides those cut where levels change; at most one for 40"
         " training rows, but at least 8.",
+    )
+    input_bins: int = Field(
+        default=8,
+        ge=1,
+        le=512,
+        description="About how many pieces of a binned column the encoder and later columns are shown, beside its place"
+        " on a normal scale.",
     )
     linked: bool = Field(
         default=True,
@@ -93,7 +112,7 @@ class VAEConfig(TabularConfig):
     )
     latent_dim: int = Field(default=16, ge=1, le=512, description="Number of latent variables (spec 2.1).")
     hidden: tuple[int, ...] = Field(
-        default=(128,), min_length=1, description="Widths of the encoder's hidden layers; the decoder mirrors them."
+        default=(64,), min_length=1, description="Widths of the encoder's hidden layers; the decoder mirrors them."
     )
     activation: Literal["relu", "leaky_relu", "elu", "silu", "tanh"] = Field(
         default="silu", description="Nonlinearity of the hidden layers."
@@ -127,9 +146,9 @@ class VAEConfig(TabularConfig):
     )
     epochs: int = Field(default=200, ge=1, le=100_000, description="Passes over the training rows, at most.")
     batch_size: int = Field(
-        default=512, ge=1, description="Rows a step; at most an eighth of the training rows, but at least 32."
+        default=1536, ge=1, description="Rows a step; at most a sixth of the training rows, but at least 32."
     )
-    learning_rate: float = Field(default=2e-3, gt=0, description="Learning rate of AdamW.")
+    learning_rate: float = Field(default=6e-3, gt=0, description="Learning rate of AdamW.")
     weight_decay: float = Field(
         default=1e-5, ge=0, description="Weight decay of AdamW (L2 on the weights); with 0 it is Adam."
     )
@@ -190,7 +209,7 @@ class VAEConfig(TabularConfig):
         """How to train on so many rows."""
         return TrainSettings(
             epochs=self.epochs,
-            batch_size=min(self.batch_size, max(32, rows // 8)),
+            batch_size=min(self.batch_size, max(32, -(-rows // self.fewest_steps))),
             learning_rate=self.learning_rate,
             weight_decay=self.weight_decay,
             clip=self.clip,
@@ -211,7 +230,7 @@ class VAEConfig(TabularConfig):
 
     def private_table(self, encoder: TableEncoder, bins: int) -> MixedTable:
         """The same under differential privacy: without links, whose masked weights have no per-sample gradients."""
-        plain = self.model_copy(update={"linked": False, "likelihood": "mixed"})
+        plain = self.model_copy(update={"linked": False, "likelihood": "mixed", "input_bins": INPUT_BINS})
         table = plain.table(encoder, bins)
         assert isinstance(table, MixedTable)
         return table
@@ -233,4 +252,12 @@ class VAEConfig(TabularConfig):
         """
         if self.likelihood == "mse_sigmoid":
             return MinMaxTable(encoder)
-        return MixedTable(encoder, numeric=self.numeric_head, bins=bins, linked=self.linked, first=first, cuts=cuts)
+        return MixedTable(
+            encoder,
+            numeric=self.numeric_head,
+            bins=bins,
+            linked=self.linked,
+            first=first,
+            cuts=cuts,
+            shown=self.input_bins,
+        )
