@@ -1,6 +1,7 @@
-"""What privacy costs on SUPPORT: MST and the private baselines at several epsilons, mean of several seeds.
+"""What privacy costs on SUPPORT: private generators at several epsilons, mean of several seeds.
 
 Run: `.venv/bin/python benchmarks/private_baselines.py [--seeds 5] [--epsilons .5 1 3 10 inf] [--generators mst]`.
+Any generator that trains under differential privacy can be named (`--generators vae argn mixed_flow ehrdiff`).
 The rows and figures are those of `supporting/` (SUPPORT 70/30, against the held-out part). By default the columns'
 ranges, grids and levels are declared, as public knowledge of clinical measurements (`PUBLIC`); `--paid` takes them as
 inferred, so that a part of epsilon pays for finding them. `inf` trains without privacy.
@@ -104,7 +105,7 @@ def _means(found: list[Quality]) -> str:
         spread = (
             t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
         )
-        cells.append(f"{values.mean():.3f} ±{spread:.3f}")
+        cells.append(f"{values.mean():.3f}" + (f" ±{spread:.3f}" if len(values) > 1 else ""))
     return " | ".join(cells)
 
 

@@ -2,44 +2,48 @@
 
 The network predicts clean rows from noisy ones; Heun's method draws them. Preset 'paper' works on numbers from 0 to 1 and
 rounds; the default standardises every column and draws bits, levels and counts with the probabilities that the
-denoised rows are. Vectors are in `denoising/real_vector.py`, noise in `denoising/noise.py`.
+denoised rows are. The network is in `denoising/preconditioned.py`, vectors in `denoising/real_vector.py`.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from pydantic import Field
-from torch import Tensor, nn
 
 from pipeline.encoding.encoder import Encoded, TableEncoder
+from pipeline.errors import UnsupportedError
 from pipeline.generators.denoising.margins import Margins
-from pipeline.generators.denoising.network import ResMLP
-from pipeline.generators.denoising.noise import EDMSchedule
+from pipeline.generators.denoising.preconditioned import Denoiser, DenoiserShape
 from pipeline.generators.denoising.real_vector import RealVector
-from pipeline.generators.denoising.samplers import heun
-from pipeline.generators.denoising.unet import sines
 from pipeline.generators.rejection import draw_matching
 from pipeline.generators.tabular import Learned, TabularConfig, TabularGenerator
 from pipeline.generators.train_settings import TrainSettings
 from pipeline.generators.training import choose_device, repeatable, torch_stream, train, tuning_rows
+from pipeline.privacy.dpsgd import PrivateSettings, train_private
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from pipeline.features.cohort import Cohort
     from pipeline.generators.base import Progress
     from pipeline.generators.conditions import Fixed
+    from pipeline.generators.denoising.real_vector import RealRows
+    from pipeline.generators.training import Loss
+    from pipeline.privacy.run import PrivateRun
 
 CHUNK = 8192
 CALIBRATION_ROWS = 4096
+FEW_ROWS = 20_000
+LOOKS_AT_ONCE = 4_096
+"""Looks that go through the network together while gradients are clipped."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ class EHRDiffConfig(TabularConfig):
             "ema": 0.999,
             "patience": 0,
         },
-        "quick": {"steps": 600, "width": 128, "blocks": 2},
+        "quick": {"steps": 600, "width": 128, "blocks": 2, "private_epochs": 5.0, "private_draws": 4},
     }
     vector: Literal["standardised", "published"] = Field(
         default="standardised",
@@ -112,6 +116,56 @@ class EHRDiffConfig(TabularConfig):
     )
     smallest_noise: float = Field(default=0.02, gt=0, description="Last noise level.")
     largest_noise: float = Field(default=80.0, gt=0, description="First noise level.")
+    private_width: int = Field(default=128, ge=8, le=4096, description="`width` under differential privacy.")
+    private_blocks: int = Field(default=1, ge=1, le=32, description="`blocks` under differential privacy.")
+    private_draws: int = Field(
+        default=8,
+        ge=1,
+        le=64,
+        description="Noises at which a noisy step looks at each of its subjects, averaged before the gradient is clipped:"
+        " they cost no epsilon (the publication: 4).",
+    )
+    private_epochs: float = Field(
+        default=60.0, gt=0, description="Noisy steps under differential privacy, as passes over the subjects."
+    )
+    private_batch_size: int = Field(
+        default=0, ge=0, description="Subjects a noisy step on average; 0: 512, or 2,048 from 20,000 subjects on."
+    )
+    private_learning_rate: float = Field(default=2e-3, gt=0, description="Learning rate of the noisy steps.")
+    private_clip: float = Field(default=1.0, gt=0, description="Largest norm of a subject's gradient.")
+    private_ema: float = Field(
+        default=0.99,
+        ge=0,
+        lt=1,
+        description="Decay of the running mean of the weights that a private training ends with.",
+    )
+
+    def shape(self, *, private: bool = False) -> DenoiserShape:
+        """Backbone and noise levels."""
+        return DenoiserShape(
+            width=self.private_width if private else self.width,
+            blocks=self.private_blocks if private else self.blocks,
+            hidden=self.hidden if self.backbone == "published" else (),
+            time_width=self.time_width,
+            sampling_steps=self.sampling_steps,
+            noise_levels={
+                "smallest": self.smallest_noise,
+                "largest": self.largest_noise,
+                "mean_log": self.noise_mean,
+                "spread_log": self.noise_spread,
+            },
+        )
+
+    def private_training(self, subjects: int) -> PrivateSettings:
+        """How to train under differential privacy on so many subjects."""
+        return PrivateSettings(
+            epochs=self.private_epochs,
+            expected_batch=self.private_batch_size or (512 if subjects < FEW_ROWS else 2_048),
+            clip=self.private_clip,
+            learning_rate=self.private_learning_rate,
+            ema=self.private_ema,
+            physical_rows=max(1, LOOKS_AT_ONCE // self.private_draws),
+        )
 
     def training(self, rows: int) -> TrainSettings:
         """How to train on so many rows."""
@@ -132,92 +186,6 @@ class EHRDiffConfig(TabularConfig):
         )
 
 
-class Layers(nn.Module):
-    """The published network: before every layer the noise level's embedding is added (spec 6.2).
-
-    Args:
-        width: of the vectors.
-        hidden: widths of the layers.
-        told: width of the embedding.
-    """
-
-    def __init__(self, width: int, hidden: tuple[int, ...], told: int) -> None:
-        super().__init__()
-        self.told = told
-        self.first = nn.Linear(width, hidden[0])
-        self.times = nn.ModuleList(nn.Linear(told, size) for size in hidden)
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise([*hidden, width]))
-
-    def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        """(batch, width) for (batch, width) vectors and (batch,) noise levels as they are shown."""
-        embedded = sines(time, self.told)
-        hidden: Tensor = self.first(x)
-        for time_layer, layer in zip(self.times, self.layers, strict=True):
-            hidden = layer(torch.relu(hidden + time_layer(embedded)))
-        return hidden
-
-
-class Denoiser(nn.Module):
-    """The network inside Karras's preconditioning.
-
-    Args:
-        width: of the vectors.
-        config: backbone and noise levels.
-    """
-
-    def __init__(self, width: int, config: EHRDiffConfig) -> None:
-        super().__init__()
-        self.width, self.steps = width, config.sampling_steps
-        self.noise_levels = {
-            "smallest": config.smallest_noise,
-            "largest": config.largest_noise,
-            "mean_log": config.noise_mean,
-            "spread_log": config.noise_spread,
-        }
-        self.data: Tensor
-        self.centre: Tensor
-        self.spread: Tensor
-        self.register_buffer("data", torch.ones(()))
-        self.register_buffer("centre", torch.zeros(width))
-        self.register_buffer("spread", torch.ones(width))
-        self.backbone: Layers | ResMLP = (
-            Layers(width, config.hidden, config.time_width)
-            if config.backbone == "published"
-            else ResMLP(width, width, config.width, config.blocks)
-        )
-
-    @property
-    def schedule(self) -> EDMSchedule:
-        """The noise levels, for data of the spread that was found."""
-        return EDMSchedule(data=float(self.data), **self.noise_levels)
-
-    def _said(self, x: Tensor, s: Tensor, schedule: EDMSchedule) -> Tensor:
-        out: Tensor = self.backbone(schedule.into(s)[:, None] * x, schedule.shown(s))
-        return out
-
-    def loss(self, rows: Tensor, noise: torch.Generator) -> Tensor:
-        """(batch,) weighted squared errors of the denoised rows, mean over columns."""
-        schedule = self.schedule
-        clean = (rows - self.centre) / self.spread
-        s = schedule.drawn(len(rows), noise, rows.device)
-        x = clean + s[:, None] * torch.randn(clean.shape, generator=noise, device=rows.device)
-        # weight c_out^2 = 1: the same as the weighted error of c_skip x + c_out F, without dividing by small numbers.
-        target = (clean - schedule.skip(s)[:, None] * x) / schedule.out(s)[:, None]
-        return ((self._said(x, s, schedule) - target) ** 2).mean(dim=1)
-
-    def draw(self, n: int, noise: torch.Generator) -> NDArray[np.float64]:
-        """(n, width) vectors, on the scale of rows."""
-        schedule = self.schedule
-
-        def clean(x: Tensor, level: float) -> Tensor:
-            s = torch.full((len(x),), level, device=x.device)
-            return schedule.skip(s)[:, None] * x + schedule.out(s)[:, None] * self._said(x, s, schedule)
-
-        with torch.inference_mode():
-            x = heun(clean, schedule, torch.randn(n, self.width, generator=noise, device=noise.device), self.steps)
-            return (x * self.spread + self.centre).cpu().numpy().astype(np.float64)
-
-
 class EHRDiff(TabularGenerator):
     """Diffusion on rows as numbers; conditions by rejection."""
 
@@ -227,8 +195,10 @@ class EHRDiff(TabularGenerator):
     config: EHRDiffConfig
     uses_gpu = True
     kinds = ("torch",)
+    private = True
     resumes = True
-    not_private = "Its authors found that noise on its gradients leaves little of a wide table; mixed_flow does."
+    _private = False
+    """Was this model trained under differential privacy? Its network is another one then."""
 
     def _learn(
         self,
@@ -243,16 +213,11 @@ class EHRDiff(TabularGenerator):
         place = choose_device(device)
         published = self.config.vector == "published"
         tune = np.zeros(rows.n, dtype=bool) if published else tuning_rows(cohort)
+        self._private = False
         with repeatable(seed):
             vector, model = self._parts(encoder)
             data = vector.rows(rows, place)
-            mean, spread = vector.moments(data)
-            if published:
-                # One spread for all columns: hard-coded in the publication, told from the rows here (spec 6.2).
-                model.data.fill_(max(1e-3, float(np.sqrt((mean**2 + np.where(spread == 1, 0, spread**2)).mean()))))
-            else:
-                model.centre.copy_(torch.as_tensor(mean))
-                model.spread.copy_(torch.as_tensor(spread))
+            self._scale(model, *vector.moments(data))
             model.to(place)
             log = train(
                 model,
@@ -279,13 +244,77 @@ class EHRDiff(TabularGenerator):
             facts={"best_epoch": float(log.best_epoch)},
         )
 
+    def noise_settings(self, subjects: int) -> PrivateSettings:
+        """How DP-SGD trains on so many subjects with these settings."""
+        return self.config.private_training(subjects)
+
+    def _learn_private(
+        self,
+        encoder: TableEncoder,
+        rows: Encoded,
+        cohort: Cohort,
+        *,
+        seed: int,
+        device: str,
+        run: PrivateRun,
+        progress: Progress | None,
+    ) -> Learned:
+        """A smaller network by noisy steps; what columns are standardised by, and margins, follow from the encoder."""
+        if self.config.vector == "published":
+            raise UnsupportedError(
+                f"The published decoding of '{self.name}' is not trained under differential privacy.",
+                todo="Use the default.",
+            )
+        place = choose_device(device)
+        self._private = True
+        with repeatable(seed):
+            vector, model = self._parts(encoder)
+            self._scale(model, *vector.known_moments())
+            model.to(place)
+            log = train_private(
+                model,
+                self._private_loss(model, vector, vector.rows(rows, place), place),
+                rows=rows.n,
+                settings=self.config.private_training(run.subjects),
+                run=run,
+                init_seed=seed,
+                device=place,
+                subject=np.unique(cohort.subject, return_inverse=True)[1],
+                progress=progress,
+            )
+            self._vector, self._model = vector, model.to("cpu")
+            drawn = model.draw(CALIBRATION_ROWS, torch_stream(seed, "calibrate"))
+            self._margins = Margins.fit(vector, drawn, vector.known_means())
+        return Learned(parameters=sum(p.numel() for p in model.parameters()), losses=log.losses, warnings=log.warnings)
+
+    def _private_loss(self, model: Denoiser, vector: RealVector, data: RealRows, place: torch.device) -> Loss:
+        """The weighted squared error of each row, a sum over columns and a mean over several looks."""
+        looks, width = self.config.private_draws, vector.width
+
+        def loss(at: Tensor, noise: torch.Generator, done: float) -> Tensor:
+            levels = model.schedule.spread_out(len(at), looks, noise, place)
+            added = torch.randn(len(at), looks, width, generator=noise, device=place)
+            # A sum, since gradients are to be longer than the clip whether there are ten columns or a thousand.
+            return width * model.errors(vector.take(data, at).unsqueeze(1), levels, added).mean(dim=1)
+
+        return loss
+
+    def _scale(self, model: Denoiser, mean: NDArray[np.float64], spread: NDArray[np.float64]) -> None:
+        """Tell the network (width,) means and standard deviations of its columns."""
+        if self.config.vector == "published":
+            # One spread for all columns: hard-coded in the publication, told from the rows here (spec 6.2).
+            model.data.fill_(max(1e-3, float(np.sqrt((mean**2 + np.where(spread == 1, 0, spread**2)).mean()))))
+        else:
+            model.centre.copy_(torch.as_tensor(mean))
+            model.spread.copy_(torch.as_tensor(spread))
+
     def _parts(self, encoder: TableEncoder) -> tuple[RealVector, Denoiser]:
         """The vector of rows, and the untrained network."""
         published = self.config.vector == "published"
         vector = RealVector(
             encoder, numbers="minmax" if published else "score", counts="plain" if published else "log1p"
         )
-        return vector, Denoiser(vector.width, self.config)
+        return vector, Denoiser(vector.width, self.config.shape(private=self._private))
 
     def _draw(self, encoder: TableEncoder, n: int, rng: np.random.Generator, fixed: Fixed) -> Encoded:
         if fixed:
@@ -306,9 +335,10 @@ class EHRDiff(TabularGenerator):
 
     def _state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         tensors = {f"net/{k}": v.detach().numpy() for k, v in self._model.state_dict().items()}
-        return {**tensors, "shift": self._margins.shift, "knots": self._margins.knots}, {}
+        return {**tensors, "shift": self._margins.shift, "knots": self._margins.knots}, {"private": self._private}
 
     def _restore(self, encoder: TableEncoder, tensors: Mapping[str, NDArray[Any]], extra: Mapping[str, Any]) -> None:
+        self._private = bool(extra["private"])
         with repeatable(0):
             self._vector, self._model = self._parts(encoder)
         weights = {k.removeprefix("net/"): torch.as_tensor(v) for k, v in tensors.items() if k.startswith("net/")}

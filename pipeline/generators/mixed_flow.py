@@ -2,8 +2,9 @@
 et al. 2025, "Exponential family variational flow matching for tabular data generation").
 
 A network that sees a row mixed with noise says how likely each piece of a number, level and code is: that is the velocity
-which carries noise to rows, and in the end the distribution that they are drawn from. What a row is as a vector is in
-`denoising/row_vector.py`, the network in `denoising/network.py`, how conditions are kept in `denoising/known_columns.py`.
+which carries noise to rows, and in the end the distribution that they are drawn from. The network and its losses are in
+`denoising/flow.py`, what a row is as a vector in `denoising/row_vector.py`, how conditions are kept in
+`denoising/known_columns.py`.
 """
 
 from __future__ import annotations
@@ -14,17 +15,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.encoding.encoder import Encoded, TableEncoder
 from pipeline.generators.conditions import Fixed
+from pipeline.generators.denoising.flow import Flow, FlowShape
 from pipeline.generators.denoising.known_columns import KnownColumns
-from pipeline.generators.denoising.network import ResMLP
-from pipeline.generators.denoising.row_vector import Noisy, RowVector
-from pipeline.generators.denoising.smooth_logits import SmoothLogits
 from pipeline.generators.seeds import stream
 from pipeline.generators.tabular import Learned, TabularConfig, TabularGenerator
-from pipeline.generators.training import TrainSettings, choose_device, repeatable, train, tuning_rows
+from pipeline.generators.training import TrainLog, TrainSettings, choose_device, repeatable, train, tuning_rows
+from pipeline.privacy.dpsgd import PrivateSettings, train_private
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from pipeline.features.cohort import Cohort
     from pipeline.generators.base import Progress
     from pipeline.generators.training import Loss
+    from pipeline.privacy.run import PrivateRun
 
 CHUNK_CELLS = 4_000_000
 """Outputs that are held at once while sampling: rows are drawn in chunks of at most 8,192."""
@@ -48,8 +49,9 @@ ENOUGH_LOOKS = 6_000
 SHORT = 3_000
 CALIBRATION_ROUNDS = 2
 CALIBRATION_ROWS = 4_096
-WIDE = 100
-"""Coordinates from which a table takes the wider network."""
+FEW_ROWS = 20_000
+LOOKS_AT_ONCE = 4_096
+"""Looks that go through the network together while gradients are clipped."""
 
 
 class MixedFlowConfig(TabularConfig):
@@ -71,7 +73,14 @@ class MixedFlowConfig(TabularConfig):
             "patience": 0,
             "dropout": 0.0,
         },
-        "quick": {"steps": 200, "learning_rate": 5e-3, "sampling_steps": 10},
+        "quick": {
+            "steps": 200,
+            "learning_rate": 5e-3,
+            "sampling_steps": 10,
+            "private_epochs": 5.0,
+            "private_draws": 4,
+            "private_learning_rate": 5e-3,
+        },
     }
     numeric_head: Literal["binned", "gaussian"] = Field(
         default="binned",
@@ -133,6 +142,54 @@ class MixedFlowConfig(TabularConfig):
     repeats: int = Field(
         default=3, ge=1, le=20, description="Times each step is gone where columns are fixed (re-noised in between)."
     )
+    private_width: int = Field(default=32, ge=4, le=4096, description="`width` under differential privacy.")
+    private_blocks: int = Field(default=1, ge=0, le=32, description="`blocks` under differential privacy.")
+    private_bins: int = Field(default=32, ge=2, le=512, description="`numeric_bins` under differential privacy.")
+    private_draws: int = Field(
+        default=8,
+        ge=1,
+        le=64,
+        description="Times and noises at which a noisy step looks at each of its subjects, averaged before the gradient is"
+        " clipped: they cost no epsilon (spec 8.4).",
+    )
+    private_epochs: float = Field(
+        default=60.0, gt=0, description="Noisy steps under differential privacy, as passes over the subjects."
+    )
+    private_batch_size: int = Field(
+        default=0, ge=0, description="Subjects a noisy step on average; 0: 512, or 2,048 from 20,000 subjects on."
+    )
+    private_learning_rate: float = Field(default=2e-3, gt=0, description="Learning rate of the noisy steps.")
+    private_clip: float = Field(default=1.0, gt=0, description="Largest norm of a subject's gradient.")
+    private_ema: float = Field(
+        default=0.99,
+        ge=0,
+        lt=1,
+        description="Decay of the running mean of the weights that a private training ends with.",
+    )
+
+    def shape(self, *, private: bool = False) -> FlowShape:
+        """Likelihoods and sizes of the network; under differential privacy nothing is dropped (spec 8.4)."""
+        return FlowShape(
+            numeric=self.numeric_head,
+            bins=self.private_bins if private else self.numeric_bins,
+            waves=self.waves,
+            own_word=self.own_word,
+            width=self.private_width if private else self.width,
+            blocks=self.private_blocks if private else self.blocks,
+            film=self.film,
+            dropout=None if private else self.dropout,
+        )
+
+    def private_training(self, subjects: int) -> PrivateSettings:
+        """How to train under differential privacy on so many subjects."""
+        return PrivateSettings(
+            epochs=self.private_epochs,
+            expected_batch=self.private_batch_size or (512 if subjects < FEW_ROWS else 2_048),
+            clip=self.private_clip,
+            learning_rate=self.private_learning_rate,
+            ema=self.private_ema,
+            physical_rows=max(1, LOOKS_AT_ONCE // self.private_draws),
+        )
 
     def training(self, rows: int, learned: int) -> TrainSettings:
         """How the network is trained on so many rows, `learned` of which are not kept for tuning."""
@@ -151,38 +208,6 @@ class MixedFlowConfig(TabularConfig):
         )
 
 
-class Flow(nn.Module):
-    """What is trained: the network, and the likelihood that its outputs go to.
-
-    Args:
-        encoder: the fitted encoder of the table.
-        config: sizes and likelihoods.
-    """
-
-    def __init__(self, encoder: TableEncoder, config: MixedFlowConfig) -> None:
-        super().__init__()
-        self.rows = RowVector(encoder, bins=config.numeric_bins, numeric=config.numeric_head)
-        waves = config.waves if config.numeric_head == "binned" else 0
-        self.logits = SmoothLogits(self.rows, waves=waves, bins=config.numeric_bins)
-        width = config.width or (256 if self.rows.width >= WIDE else 64)
-        self.network = ResMLP(2 * self.rows.width, self.logits.width, width, config.blocks, config.film)
-        self.own_word, self.dropout = config.own_word, config.dropout
-
-    def look(self, x: Tensor, time: Tensor) -> tuple[Tensor, Noisy | None]:
-        """Outputs for (batch, width) noisy vectors at (batch, 1) times, and the word that goes with them."""
-        hidden = torch.zeros_like(x)
-        if self.training and self.dropout:
-            hidden = torch.empty_like(x).bernoulli_(self.dropout)
-        # Told which coordinates are hidden, the network has no reason to trust the others less.
-        shown = torch.cat([x * (1 - hidden), hidden], dim=1)
-        return self.logits(self.network(shown, 1000 * time[:, 0])), Noisy(x, time, 1 - time) if self.own_word else None
-
-    def velocity(self, x: Tensor, time: float) -> Tensor:
-        """(batch, width) (E[x_1 | x_t] - x_t) / (1 - t)."""
-        outputs, seen = self.look(x, torch.full((len(x), 1), time, device=x.device))
-        return (self.rows.mean(outputs, seen) - x) / (1 - time)
-
-
 class MixedFlow(TabularGenerator):
     """Flow matching on mixed rows; conditions by inpainting, native on any columns."""
 
@@ -192,8 +217,11 @@ class MixedFlow(TabularGenerator):
     config: MixedFlowConfig
     uses_gpu = True
     kinds = ("torch",)
+    private = True
     resumes = True
-    not_private = "Its training under differential privacy has not been tried out."
+    _private = False
+    """Was this model trained under differential privacy? Its network is another one then."""
+    _flow: Flow
 
     def _learn(
         self,
@@ -209,7 +237,8 @@ class MixedFlow(TabularGenerator):
         tune = tuning_rows(cohort)
         looks = max(1, min(TUNE_DRAWS, ENOUGH_LOOKS // max(1, int(tune.sum()))))
         with repeatable(seed):
-            flow = Flow(encoder, self.config)
+            self._private = False
+            flow = Flow(encoder, self.config.shape())
             with torch.no_grad():
                 flow.logits.bias.copy_(flow.rows.start_bias(rows))
             flow.to(place)
@@ -240,14 +269,73 @@ class MixedFlow(TabularGenerator):
 
         def loss(at: Tensor, noise: torch.Generator, done: float) -> Tensor:
             batch = data.take(at)
-            clean = flow.rows.clean(batch)
-            spread = torch.rand(len(clean), generator=noise, device=place)
+            width = flow.rows.width
+            spread = torch.rand(len(batch), generator=noise, device=place)
             # One time in each of as many strata as there are rows: less noise than times drawn alone.
-            strata = torch.randperm(len(clean), generator=noise, device=place) + spread
-            time = (self.config.last_time * strata / len(clean)).unsqueeze(1)
-            x = time * clean + (1 - time) * torch.randn(clean.shape, generator=noise, device=place)
-            outputs, seen = flow.look(x, time)
-            return flow.rows.loss(outputs, batch, seen)
+            strata = torch.randperm(len(batch), generator=noise, device=place) + spread
+            time = (self.config.last_time * strata / len(batch)).unsqueeze(1)
+            return flow.loss(batch, time, torch.randn(len(batch), width, generator=noise, device=place))
+
+        return loss
+
+    def noise_settings(self, subjects: int) -> PrivateSettings:
+        """How DP-SGD trains on so many subjects with these settings."""
+        return self.config.private_training(subjects)
+
+    def _learn_private(
+        self,
+        encoder: TableEncoder,
+        rows: Encoded,
+        cohort: Cohort,
+        *,
+        seed: int,
+        device: str,
+        run: PrivateRun,
+        progress: Progress | None,
+    ) -> Learned:
+        """A smaller network by noisy steps that starts from the private encoder's margins and mends these too.
+
+        They come from a tenth of the budget, the network from nine: margins are not brought back to them afterwards.
+        """
+        place = choose_device(device)
+        self._private = True
+        with repeatable(seed):
+            flow = Flow(encoder, self.config.shape(private=True))
+            with torch.no_grad():
+                flow.logits.bias.copy_(flow.rows.known_bias())
+            # The scales of Gaussian numbers stay at 1 (spec 6.5), as numbers are read off where the flow ends.
+            for scale in flow.rows.free_scales():
+                scale.requires_grad_(False)
+            flow.to(place)
+            log = TrainLog()
+            if flow.logits.width:  # a table of constants has nothing to learn
+                log = train_private(
+                    flow,
+                    self._private_loss(flow, flow.rows.tensors(rows, place), place),
+                    rows=rows.n,
+                    settings=self.config.private_training(run.subjects),
+                    run=run,
+                    init_seed=seed,
+                    device=place,
+                    subject=np.unique(cohort.subject, return_inverse=True)[1],
+                    progress=progress,
+                )
+            flow.to("cpu")
+        self._flow = flow
+        return Learned(parameters=sum(p.numel() for p in flow.parameters()), losses=log.losses, warnings=log.warnings)
+
+    def _private_loss(self, flow: Flow, data: TableTensors, place: torch.device) -> Loss:
+        """The mean negative log-likelihood of each row over several looks, none of which hangs on other rows."""
+        looks, width = self.config.private_draws, flow.rows.width
+
+        def loss(at: Tensor, noise: torch.Generator, done: float) -> Tensor:
+            # Strata are a row's own: those of a batch would change for everybody with each subject who comes in.
+            spread = torch.rand(len(at), looks, generator=noise, device=place)
+            strata = torch.arange(looks, device=place) + spread
+            time = (self.config.last_time * strata / looks).unsqueeze(2)
+            return flow.mean_loss(
+                data.take(at), time, torch.randn(len(at), looks, width, generator=noise, device=place)
+            )
 
         return loss
 
@@ -301,10 +389,11 @@ class MixedFlow(TabularGenerator):
         return drawn if config.numeric_head == "binned" else flow.rows.read_numbers(x, drawn, known.rows)
 
     def _state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        return {k: v.numpy() for k, v in self._flow.state_dict().items()}, {}
+        return {k: v.numpy() for k, v in self._flow.state_dict().items()}, {"private": self._private}
 
     def _restore(self, encoder: TableEncoder, tensors: Mapping[str, NDArray[Any]], extra: Mapping[str, Any]) -> None:
+        self._private = bool(extra["private"])
         with repeatable(0):
-            self._flow = Flow(encoder, self.config)
+            self._flow = Flow(encoder, self.config.shape(private=self._private))
         self._flow.load_state_dict({k: torch.as_tensor(np.array(v)) for k, v in tensors.items()})
         self._flow.eval()

@@ -48,8 +48,8 @@ class ScoEHR(TabularGenerator):
     kinds = ("torch",)
     resumes = True
     not_private = (
-        "Its two stages would both have to be paid for, and each gets little of the budget; mixed_flow and ehrdiff have"
-        " one."
+        "It could train both of its stages by noisy steps, but each would get a part of the budget only, and that is not"
+        " offered; mixed_flow and ehrdiff have one stage."
     )
 
     def _learn(

@@ -13,8 +13,9 @@ from test_scoehr import coded
 from pipeline.encoding.encoder import EncodingSettings, TableEncoder
 from pipeline.generators.base import load_generator
 from pipeline.generators.denoising.margins import Margins
+from pipeline.generators.denoising.preconditioned import Denoiser
 from pipeline.generators.denoising.real_vector import RealVector
-from pipeline.generators.ehrdiff import Denoiser, EHRDiff, EHRDiffConfig
+from pipeline.generators.ehrdiff import EHRDiff, EHRDiffConfig
 from pipeline.generators.seeds import stream
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def test_margins_are_brought_back() -> None:
 
 def test_the_loss_is_the_weighted_error_of_the_denoised_row() -> None:
     """weight(s) |D(x) - row|^2 of Karras et al., computed as the error of the network's own target."""
-    model = Denoiser(7, EHRDiffConfig(**{"width": 16, "blocks": 1}))
+    model = Denoiser(7, EHRDiffConfig(**{"width": 16, "blocks": 1}).shape())
     torch.nn.init.normal_(model.backbone.last.weight)  # type: ignore[union-attr, arg-type]
     model.data.fill_(0.5)
     rows = 0.5 * torch.randn(400, 7, generator=torch.Generator().manual_seed(0))

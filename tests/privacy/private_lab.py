@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 
 from pipeline.encoding.free_parameter import FreeParameter
 from pipeline.features.cohort import Cohort, assemble
-from pipeline.features.schema import Column, TableSchema
+from pipeline.features.schema import CodeBlock, Column, Resolution, TableSchema
 from pipeline.privacy.run import PrivateRun
 from pipeline.privacy.spec import TrainingPrivacy
 
@@ -25,6 +26,31 @@ PLAIN = TableSchema(columns=[Column(name="x", kind="continuous", dtype="float64"
 def plain_cohort(n: int = 600) -> Cohort:
     """`n` subjects with one number each."""
     return assemble(PLAIN, {"x": np.random.default_rng(3).normal(size=n)})
+
+
+def ward_cohort(n: int = 200, seed: int = 0) -> Cohort:
+    """Numbers, one with missing cells, levels, a flag and counts of codes, all declared."""
+    rng = np.random.default_rng(seed)
+    ill = rng.standard_normal(n)
+    level = np.round(6 + 2 * ill + rng.standard_normal(n), 1).clip(-4, 20)
+    level[rng.random(n) < 0.2] = np.nan
+    tenth = Resolution(kind="decimals", digits=1)
+    schema = TableSchema(
+        columns=[
+            Column(name="age", kind="count", dtype="int64", bounds=(18, 99)),
+            Column(name="level", kind="continuous", dtype="float64", bounds=(-4, 20), nullable=True, resolution=tenth),
+            Column(name="ward", kind="categorical", dtype="string", levels=["a", "b", "c"]),
+            Column(name="died", kind="binary", dtype="bool", levels=[False, True], role="label"),
+        ],
+        blocks=[CodeBlock(name="dx", kind="count", vocabulary=[f"c{i}" for i in range(5)])],
+    )
+    columns = {
+        "age": np.clip(np.rint(60 + 12 * ill), 18, 99),
+        "level": level,
+        "ward": np.clip(np.rint(ill + 1), 0, 2).astype(int),
+        "died": (ill + rng.standard_normal(n) > 1).astype(int),
+    }
+    return assemble(schema, columns, blocks={"dx": csr_matrix(rng.poisson(0.5, (n, 5)).astype(float))})
 
 
 def begin(

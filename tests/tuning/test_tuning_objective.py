@@ -17,7 +17,7 @@ from pipeline.generators.independent import Independent
 from pipeline.generators.registry import generator_class, generator_names
 from pipeline.tuning.grid import read_grid
 from pipeline.tuning.objective import Objective
-from pipeline.tuning.spaces import SPACES, Number, search_space
+from pipeline.tuning.spaces import SPACES, Integer, Number, search_space
 
 STUDIES = Path(__file__).resolve().parents[2] / "cohorts" / "studies"
 
@@ -98,6 +98,16 @@ def test_every_space_fits_its_generator(name: str) -> None:
         )
         for end in ends:
             kind.Config.build({n: end})
+
+
+def test_no_setting_that_protects_people_is_searched_below_its_default() -> None:
+    for name in ("cart", "arf"):
+        leaf = SPACES[name]["leaf"]
+        assert isinstance(leaf, Integer)
+        assert leaf.low >= generator_class(name).Config.build().leaf  # type: ignore[attr-defined]
+    for name, space in SPACES.items():
+        assert not set(space) & {"rare_level_rows", "atom_rows", "extreme_rows"}, name
+        assert not any(setting.startswith("private_") for setting in space), "private rows are not tuned on"
 
 
 def test_a_config_declares_a_space_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

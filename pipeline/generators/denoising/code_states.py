@@ -136,10 +136,19 @@ class CodeStates(nn.Module):
         return (log_odds.softmax(dim=2) * self.values).sum(dim=2)
 
     def draw(self, log_odds: Tensor, generator: torch.Generator, rng: np.random.Generator) -> NDArray[np.int64]:
-        """(batch, codes) counts; larger ones of a group in inverse proportion to the count."""
+        """(batch, codes) counts drawn from (batch, codes, states) log probabilities."""
         edges = log_odds.softmax(dim=2).cumsum(dim=2)
         chance = torch.rand(*edges.shape[:2], 1, generator=generator, device=edges.device)
         state = (chance * edges[:, :, -1:] >= edges).sum(dim=2).clamp_max(edges.shape[2] - 1).cpu().numpy()
+        return self.counts(state, rng)
+
+    def open_states(self) -> NDArray[np.int64]:
+        """(codes,) how many states each code has."""
+        counts: NDArray[np.int64] = (self.first.cpu().numpy() <= self.caps[:, None]).sum(axis=1)
+        return counts
+
+    def counts(self, state: NDArray[np.integer], rng: np.random.Generator) -> NDArray[np.int64]:
+        """(batch, codes) counts of (batch, codes) states; larger ones of a group in inverse proportion to the count."""
         first = self.first.cpu().numpy()
         codes = np.arange(self.codes)
         low = first[codes, state]

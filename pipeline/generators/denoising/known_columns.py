@@ -40,15 +40,7 @@ class KnownColumns:
         cls, encoder: TableEncoder, vector: RowVector, n: int, fixed: Fixed, rng: np.random.Generator
     ) -> KnownColumns:
         """What is fixed of `n` rows; a level that training did not have is left to the model and overwritten afterwards."""
-        known = Encoded(n=n)
-        for name, codes in fixed.codes.items():
-            states = encoder.levels[name].encode(codes)
-            if (states >= 0).all():
-                known.states[name] = states
-        for name, values in fixed.values.items():
-            number = encoder.numbers[name]
-            if not number.scaler.empty and (number.has_missing or not np.isnan(values).any()):
-                known.uniforms[name] = number.scaler.to_uniform(values, rng)
+        known = known_cells(encoder, n, fixed, rng)
         if not (known.states or known.uniforms):
             return cls(known, torch.empty(0, vector.width), torch.zeros(vector.width, dtype=torch.bool))
         return cls(known, *vector.known_part(known, [*known.states, *known.uniforms], "cpu"))
@@ -76,3 +68,17 @@ class KnownColumns:
         """Overwrite the known coordinates of (n, width) vectors at one time."""
         if self:
             x[:, self.mask] = signal * self.clean[:, self.mask] + noise * self._noise
+
+
+def known_cells(encoder: TableEncoder, n: int, fixed: Fixed, rng: np.random.Generator) -> Encoded:
+    """States and uniforms of the fixed columns; a level that training did not have is left to the model."""
+    known = Encoded(n=n)
+    for name, codes in fixed.codes.items():
+        states = encoder.levels[name].encode(codes)
+        if (states >= 0).all():
+            known.states[name] = states
+    for name, values in fixed.values.items():
+        number = encoder.numbers[name]
+        if not number.scaler.empty and (number.has_missing or not np.isnan(values).any()):
+            known.uniforms[name] = number.scaler.to_uniform(values, rng)
+    return known

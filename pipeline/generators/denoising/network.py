@@ -18,13 +18,13 @@ Film = Literal["full", "additive"]
 
 
 def time_features(time: Tensor, waves: int = TIME_WAVES) -> Tensor:
-    """(batch, 2 waves) sines and cosines of (batch,) times, of frequencies from 1 down to 1e-4.
+    """(batch, ..., 2 waves) sines and cosines of (batch, ...) times, of frequencies from 1 down to 1e-4.
 
     Give t * 1000 for times from 0 to 1, ln(sigma) / 4 for noise levels (spec 6.5).
     """
     exponent = torch.arange(waves, device=time.device, dtype=torch.float32) / max(1, waves - 1)
-    angle = time.float()[:, None] * torch.exp(exponent * math.log(SLOWEST))
-    return torch.cat([angle.sin(), angle.cos()], dim=1)
+    angle = time.float()[..., None] * torch.exp(exponent * math.log(SLOWEST))
+    return torch.cat([angle.sin(), angle.cos()], dim=-1)
 
 
 class ResMLP(nn.Module):
@@ -55,12 +55,15 @@ class ResMLP(nn.Module):
         nn.init.zeros_(self.last.bias)
 
     def forward(self, x: Tensor, time: Tensor, condition: Tensor | None = None) -> Tensor:
-        """(batch, outputs) for (batch, inputs) vectors at (batch,) times (see `time_features`)."""
+        """(batch, ..., outputs) for (batch, ..., inputs) vectors at (batch, ...) times (see `time_features`).
+
+        Several vectors a row are one sample to whoever takes gradients of single rows (spec 8.2).
+        """
         told = self.time(time_features(time))
         if self.condition is not None and condition is not None:
             told = told + self.condition(condition)
-        if not x.shape[1]:
-            x = x.new_zeros(len(x), 1)
+        if not x.shape[-1]:
+            x = x.new_zeros(*x.shape[:-1], 1)
         hidden = self.first(x) + told
         for block in self.blocks:
             hidden = block(hidden, told)
@@ -82,7 +85,7 @@ class _Block(nn.Module):
     def forward(self, hidden: Tensor, told: Tensor) -> Tensor:
         normal = self.norm(hidden)
         if self.film is not None:
-            scale, shift = self.film(nn.functional.silu(told)).chunk(2, dim=1)
+            scale, shift = self.film(nn.functional.silu(told)).chunk(2, dim=-1)
             normal = normal * (1 + scale) + shift
         out: Tensor = hidden + self.down(nn.functional.silu(self.up(normal)))
         return out

@@ -91,6 +91,11 @@ class EDMSchedule:
         """(n,) noise levels for training."""
         return (self.mean_log + self.spread_log * torch.randn(n, generator=noise, device=device)).exp()
 
+    def spread_out(self, n: int, looks: int, noise: torch.Generator, device: torch.device | str) -> Tensor:
+        """(n, looks) noise levels for training, those of a row one in each of as many strata: its own, not the batch's."""
+        chance = (torch.arange(looks, device=device) + torch.rand(n, looks, generator=noise, device=device)) / looks
+        return (self.mean_log + self.spread_log * torch.special.ndtri(chance.clamp(1e-6, 1 - 1e-6))).exp()
+
     def skip(self, s: Tensor) -> Tensor:
         """Weight of the noisy row in the denoised one (c_skip)."""
         return self.data**2 / (s**2 + self.data**2)

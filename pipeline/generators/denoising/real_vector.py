@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 LARGEST_LOG = 11.0
 """log1p of more than any count that is stored."""
+MOST_COUNTS = 64
+KNOWN_POINTS = 1024
 NumberScale = Literal["minmax", "score"]
 CountScale = Literal["plain", "log1p"]
 
@@ -111,6 +113,54 @@ class RealVector:
         mean = total / len(rows)
         spread = np.sqrt(np.maximum(square / len(rows) - mean**2, 0))
         return mean, np.where(spread > 1e-6, spread, 1.0)
+
+    def known_moments(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """(width,) the same from what the encoder knows, no row looked at: for trainings whose encoder is private."""
+        mean: list[NDArray[np.float64]] = []
+        square: list[NDArray[np.float64]] = []
+        middle = (np.arange(KNOWN_POINTS) + 0.5) / KNOWN_POINTS
+        for name, number in self.encoder.numbers.items():
+            values = np.nan_to_num(self._scaled(name, middle)) * float(not number.scaler.empty)
+            seen = 1 - number.missing_rate if number.has_missing else 1.0
+            mean.append(np.array([seen * values.mean()]))
+            square.append(np.array([seen * (values**2).mean()]))
+            if number.has_missing:
+                mean.append(np.array([number.missing_rate]))
+                square.append(mean[-1])
+        for level in self.encoder.levels.values():
+            share = np.asarray(level.frequency if level.states else np.ones(1), dtype=np.float64)
+            mean.append(share)
+            square.append(share)
+        for name, places in self.common.items():
+            block = self.encoder.blocks[name]
+            for power, into in ((1, mean), (2, square)):
+                into.append(block.prevalence[places] * (1 if block.binary else self._usual_count(name, power)))
+        if not mean:
+            return np.zeros(self.width), np.ones(self.width)
+        first, second = np.concatenate(mean), np.concatenate(square)
+        if len(first) < self.width:  # the empty vector's one place
+            return np.zeros(self.width), np.ones(self.width)
+        spread = np.sqrt(np.maximum(second - first**2, 0))
+        return first, np.where(spread > 1e-6, spread, 1.0)
+
+    def known_means(self) -> dict[str, NDArray[np.float64]]:
+        """Block to (common codes,) mean counts as far as the encoder knows them: of counts it knows presence alone."""
+        plain = {k: self._shares_of_counts(k) @ np.arange(1, 1 + self._most(k)) for k in self.common}
+        return {k: self.encoder.blocks[k].prevalence[at] * plain[k] for k, at in self.common.items()}
+
+    def _usual_count(self, name: str, power: int) -> NDArray[np.float64]:
+        """(common codes,) mean of a power of what the vector says of a code that is there."""
+        counts = np.arange(1, 1 + self._most(name), dtype=np.float64)
+        return self._shares_of_counts(name) @ ((np.log1p(counts) if self.counts == "log1p" else counts) ** power)
+
+    def _most(self, name: str) -> int:
+        return min(MOST_COUNTS, int(self.encoder.blocks[name].cap[self.common[name]].max(initial=1)))
+
+    def _shares_of_counts(self, name: str) -> NDArray[np.float64]:
+        """(common codes, counts) of a code that is there: half as many for each one more, up to its cap."""
+        counts = np.arange(1, 1 + self._most(name))
+        shares = np.where(counts <= self.encoder.blocks[name].cap[self.common[name], None], 0.5**counts, 0.0)
+        return np.asarray(shares / shares.sum(axis=1, keepdims=True))
 
     def nearest(self, values: NDArray[np.float64], rng: np.random.Generator) -> Encoded:
         """(n, width) values to the rows nearest to them, as published: bits from one half on, rounded counts.

@@ -55,9 +55,9 @@ class SmoothLogits(nn.Module):
         self.width = self.basis.shape[1] + rows.head_width - rows.column_outputs
 
     def forward(self, coefficients: Tensor) -> Tensor:
-        """(batch, head width) logits for (batch, width) coefficients."""
-        tilt, rest = coefficients[:, : self.basis.shape[1]], coefficients[:, self.basis.shape[1] :]
-        return torch.cat([tilt @ self.basis.T, rest], dim=1) + self.bias
+        """(batch, ..., head width) logits for (batch, ..., width) coefficients."""
+        tilt, rest = coefficients[..., : self.basis.shape[1]], coefficients[..., self.basis.shape[1] :]
+        return torch.cat([tilt @ self.basis.T, rest], dim=-1) + self.bias
 
 
 def _free(size: int) -> np.ndarray:

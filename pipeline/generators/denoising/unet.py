@@ -41,11 +41,11 @@ def side_of(width: int) -> int:
 
 
 def sines(t: Tensor, width: int) -> Tensor:
-    """(batch, width) sines and cosines of (batch,) times, wave lengths from 2 pi to 20,000 pi (Vaswani et al. 2017)."""
+    """(batch, ..., width) sines and cosines of (batch, ...) times, waves of 2 pi to 20,000 pi (Vaswani et al. 2017)."""
     half = width // 2
     speed = torch.exp(-math.log(10_000) / max(1, half - 1) * torch.arange(half, device=t.device, dtype=torch.float32))
-    angle = t.float()[:, None] * speed
-    return torch.cat([angle.sin(), angle.cos()], dim=1)
+    angle = t.float()[..., None] * speed
+    return torch.cat([angle.sin(), angle.cos()], dim=-1)
 
 
 class UNet(nn.Module):
