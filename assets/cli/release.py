@@ -161,11 +161,22 @@ def releases(
 def export(
     release_id: Annotated[str, typer.Argument(metavar="RELEASE", help="See `cohortloom releases`.")],
     folder: Annotated[Path, typer.Argument(help="Folder for its files; new or empty.")],
+    meds: Annotated[
+        bool, typer.Option("--meds", help="Write its visits as a MEDS 0.4 dataset instead of copying its files.")
+    ] = False,
 ) -> None:
     """Copy a release into a folder, after checking its files against their checksums."""
     from pipeline.store.lake import Lake
     from pipeline.workflow.releasing import export
 
+    if meds:
+        from pipeline.workflow.compute import Compute
+        from pipeline.workflow.released import export_visits
+
+        written = export_visits(Lake(home_here()), release_id, folder, Compute.from_environment())
+        say(f"Exported {release_id}: {written.events:,} events of {written.subjects:,} made-up people.")
+        next_steps([f"a dataset of MEDS 0.4: {folder}/data, {folder}/metadata"])
+        return
     files = export(Lake(home_here()), release_id, folder)
     say(f"Exported {release_id}: {len(files)} files.")
     next_steps([*(str(file) for file in files), f"to check them later: cd {folder} && sha256sum --check SHA256SUMS"])

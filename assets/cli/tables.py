@@ -11,7 +11,12 @@ from pipeline.errors import ConfigError, StoreError, UnsupportedError
 from pipeline.store.disk import remove
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pipeline.features.cohort import Cohort
+    from pipeline.features.constraint_spec import ConstraintSpec
     from pipeline.features.described import Described
+    from pipeline.generators.base import Generator
     from pipeline.privacy.spec import TrainingPrivacy
 
 STATE = ".tmp-training"
@@ -248,6 +253,13 @@ def sample(
             "--where", help="A condition as column=value (nothing after = is a missing cell); repeat for more."
         ),
     ] = None,
+    fair: Annotated[
+        Path | None,
+        typer.Option(help="YAML with a section `fairness:`: the rows are drawn under it (docs/fairness.md)."),
+    ] = None,
+    meds: Annotated[
+        Path | None, typer.Option(help="Folder for a MEDS dataset of the rows' visits, where the model draws any.")
+    ] = None,
 ) -> None:
     """Draw synthetic rows from a model."""
     from pipeline.features.tables import check_name, write_table
@@ -259,10 +271,47 @@ def sample(
     generator = load_generator(model)
     conditions = parse_conditions(where or []) or None
     rules = generator.known_rules if isinstance(generator, Constrained) else []
-    drawn, _ = sample_constrained(generator, n, seed, rules, conditions=conditions)
+    if fair is not None:
+        if conditions is not None:
+            raise ConfigError("--fair draws whole cohorts, --where parts of one: give one of them.")
+        drawn = _fair(generator, n, seed, fair, rules, out)
+    else:
+        drawn, _ = sample_constrained(generator, n, seed, rules, conditions=conditions)
     write_table(drawn.table, out)
     say(f"Wrote {drawn.n_rows:,} synthetic rows to {out}.")
+    if meds is not None:
+        from pipeline.ingest.meds.synthetic import write_synthetic
+
+        written = write_synthetic(drawn, meds, name=out.stem, version=f"seed {seed}")
+        say(f"Wrote {written.events:,} events of {written.subjects:,} made-up people to {meds}.")
     next_steps([f"cohortloom evaluate --train TRAIN --holdout HOLDOUT --synthetic {out} --out report/"])
+
+
+def _fair(
+    generator: "Generator", n: int, seed: int, file: Path, rules: "Sequence[ConstraintSpec]", out: Path
+) -> "Cohort":
+    """Rows drawn under the notion of a file; what became of it is told, and written beside the rows."""
+    from pipeline.fairness.sampling import fair_sample
+    from pipeline.features.fairness_spec import read_fairness
+
+    made = fair_sample(generator, n, seed=seed, fairness=read_fairness(file), constraints=rules)
+    account = made.account
+    for group in account.groups:
+        known = [group[f"positive_{when}"] for when in ("before", "after")]
+        shares = " -> ".join("-" if share is None else f"{share:.1%}" for share in known)
+        say(f"{group['group']}: {group['share_after']:.1%} of the rows; positive {shares}")
+    say(f"{account.acceptance:.0%} of {account.candidates:,} candidates were kept.")
+    if account.decision_gap_after is not None:
+        say(
+            f"Gap of a model's decisions on rows of the generator: {account.decision_gap_before:.3f} -> "
+            f"{account.decision_gap_after:.3f}. How it treats real people is for `cohortloom evaluate` to say."
+        )
+    for warning in account.warnings:
+        say(f"warning: {warning}")
+    beside = out.with_name(f"{out.stem}.fairness.json")
+    beside.write_text(json.dumps(account.plain(), indent=1) + "\n", encoding="utf-8")
+    say(f"What was asked and what became of it: {beside}")
+    return made.cohort
 
 
 def parse_conditions(pairs: list[str]) -> dict[str, str | None]:

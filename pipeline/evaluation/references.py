@@ -15,6 +15,7 @@ import numpy as np
 from pipeline.evaluation.results import REFERENCE_ROWS
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from numpy.typing import NDArray
 
     from pipeline.evaluation.context import RealSides
@@ -67,8 +68,24 @@ def _shuffled(sides: RealSides) -> Cohort:
         split=None,
         tune=None,
         blocks=blocks,
-        events=None,
+        events=None if train.events is None else _shuffled_codes(train, sides),
     )
+
+
+def _shuffled_codes(train: Cohort, sides: RealSides) -> pa.Table:
+    """The visits of T with all codes exchanged: who comes when, with how many codes, but whose codes is chance.
+
+    A code that comes twice into a visit is there once.
+    """
+    from pipeline.features.visits import Visits
+
+    visits = Visits.of(train)
+    width = max(len(visits.vocabulary), 1)
+    code = visits.code[sides.rng("ref_marginal", "events").permutation(len(visits.code))]
+    pairs = np.unique(visits.visit_of_code * width + code)
+    sizes = np.bincount(pairs // width, minlength=len(visits.day))
+    start = np.r_[0, np.cumsum(sizes)].astype(np.int64)
+    return replace(visits, code_start=start, code=(pairs % width).astype(np.int32)).events()
 
 
 def _numbered(what: str, n: int) -> NDArray[np.str_]:

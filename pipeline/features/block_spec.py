@@ -1,7 +1,7 @@
-"""What is asked of a code block of a cohort: which codes, how they are written, grouped and counted.
+"""What is asked of the codes of a cohort, in a block or as events: which, how they are written, grouped and counted.
 
-The blocks stand under `blocks` in a cohort's YAML (`spec.py`). What is done with this lives in `blocks.py`, the rules
-for codes in `codes.py`.
+They stand under `blocks` and `events` in a cohort's YAML (`spec.py`). What is done with this lives in `blocks.py` and
+`event_rows.py`, the rules for codes in `codes.py`.
 """
 
 from __future__ import annotations
@@ -45,16 +45,11 @@ class MappingSpec(BaseModel):
     )
 
 
-class BlockSpec(BaseModel):
-    """A wide block of clinical codes beside the table: one sparse column a code, chosen on the training subjects."""
+class CodesSpec(BaseModel):
+    """How codes that an SQL file gives are written and grouped, and which of them are kept."""
 
     model_config = ConfigDict(extra="forbid")
-    sql: str = Field(
-        description="SQL file beside the YAML; one SELECT with the key of the row (called as in the cohort's SQL), "
-        "`code`, and where needed `version` or `system` (9 or 10, or a name or address of the code system) and `n` "
-        "(occurrences that the row stands for; default 1)."
-    )
-    kind: Literal["binary", "count"] = Field(default="binary", description="Presence (0/1), or number of occurrences.")
+    sql: str = Field(description="SQL file beside the YAML.")
     normalise: Normalise = Field(
         default="none",
         description="How codes are written: ICD-9-CM or ICD-10-CM diagnoses (`icd9`, `icd10`), procedures "
@@ -75,11 +70,6 @@ class BlockSpec(BaseModel):
     max_codes: int | None = Field(
         default=None, ge=1, description="Most codes of the vocabulary, by training subjects; default no limit."
     )
-    by: str | None = Field(
-        default=None,
-        description="Column of the cohort's SQL that the block's rows join on. Default the subject; another one (a stay's "
-        "number) is kept beside the rows and is no feature.",
-    )
     description: str = Field(default="", description="For people.")
     source: list[str] = Field(
         default_factory=list, description="'table.column' of the raw tables; drawn as column lineage."
@@ -99,6 +89,32 @@ class BlockSpec(BaseModel):
     def by_version(self) -> bool:
         """Are there two code systems in the block, told apart by a column of its SQL?"""
         return self.normalise in ("icd", "icd_procedures")
+
+
+class BlockSpec(CodesSpec):
+    """A wide block of clinical codes beside the table: one sparse column a code, chosen on the training subjects."""
+
+    sql: str = Field(
+        description="SQL file beside the YAML; one SELECT with the key of the row (called as in the cohort's SQL), "
+        "`code`, and where needed `version` or `system` (9 or 10, or a name or address of the code system) and `n` "
+        "(occurrences that the row stands for; default 1)."
+    )
+    kind: Literal["binary", "count"] = Field(default="binary", description="Presence (0/1), or number of occurrences.")
+    by: str | None = Field(
+        default=None,
+        description="Column of the cohort's SQL that the block's rows join on. Default the subject; another one (a stay's "
+        "number) is kept beside the rows and is no feature.",
+    )
+
+
+class EventsSpec(CodesSpec):
+    """The dated codes of a cohort's people, as visits beside the rows: what generators of sequences learn."""
+
+    sql: str = Field(
+        description="SQL file beside the YAML; one SELECT with the subject (called as in the cohort's SQL), `time` (a date "
+        "or timestamp), `code`, and where needed `visit` (what of a subject belongs to one visit; default: what is of one "
+        "day) and `version` or `system` (9 or 10, or a name or address of the code system)."
+    )
 
 
 def check_blocks(blocks: Mapping[str, BlockSpec], subject: str, columns: Sequence[str]) -> None:

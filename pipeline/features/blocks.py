@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
 
-    from pipeline.features.block_spec import BlockSpec
+    from pipeline.features.block_spec import BlockSpec, CodesSpec
     from pipeline.features.spec import CohortSpec
 
 _FATES: Final = (TAKEN, "beyond max_codes", "rare in training", "not in training")
@@ -130,7 +130,7 @@ def _build(
     mapping = read_mapping(block.mapping, spec.folder) if block.mapping else None
     select_into("__given", file, text, connection, tables)
     version, number = _columns(connection, by, where=f"{place(file)}")
-    with _about_codes(where):
+    with about_codes(where):
         _, subject = np.unique(rows.subject, return_inverse=True)
         there = pa.table(
             {
@@ -142,24 +142,24 @@ def _build(
         )
         connection.register("__rows", there)
         try:
-            records = _count_cells(connection, by, version, number)
+            records = count_cells(connection, by, version, number)
         finally:
             connection.unregister("__rows")
         group_codes(connection, block, mapping, given="__codes", into="__grouped")
-        fates = _freeze(connection, block)
+        fates = freeze(connection, block)
         matrix = _matrix(connection, fates, len(subject), block)
-        account = _account(connection, fates, records, matrix)
+        found = account(connection, fates, records, matrix.shape, matrix.nnz)
         for table in ("__given", "__codes", "__cells", "__grouped", "__sums"):
             connection.execute(f"DROP TABLE {identifier(table)}").fetchall()
-    if account.records == records["of no row"]:
+    if found.records == records["of no row"]:
         raise InputError(
-            f"None of the {account.records} records of the block belongs to a row of the cohort.",
+            f"None of the {found.records} records of the block belongs to a row of the cohort.",
             where=f"{place(file)}, column {by}",
             todo=f"Do both SQL files give the same '{by}'?",
         )
-    if not account.codes:
+    if not found.codes:
         raise InputError(
-            f"No code of {account.records} records is left for the vocabulary.",
+            f"No code of {found.records} records is left for the vocabulary.",
             where=where,
             todo=f"It needs codes that {block.min_subjects} training subjects have: lower min_subjects, or look at the SQL.",
         )
@@ -172,7 +172,7 @@ def _build(
         description=block.description,
         source=list(block.source),
     )
-    return BuiltBlock(described, matrix, account)
+    return BuiltBlock(described, matrix, found)
 
 
 def _columns(connection: duckdb.DuckDBPyConnection, by: str, *, where: str) -> tuple[str, str]:
@@ -195,7 +195,7 @@ def _columns(connection: duckdb.DuckDBPyConnection, by: str, *, where: str) -> t
     return (f"CAST(g.{system} AS VARCHAR)" if system else "CAST(NULL AS VARCHAR)"), ("g.n" if "n" in types else "1")
 
 
-def _count_cells(connection: duckdb.DuckDBPyConnection, by: str, version: str, number: str) -> dict[str, int]:
+def count_cells(connection: duckdb.DuckDBPyConnection, by: str, version: str, number: str) -> dict[str, int]:
     """Make `__codes` (id, raw, version) and `__cells` (row, subject, train, id, records, n); what is no cell is counted."""
     key = f"CAST(g.{identifier(by)} AS VARCHAR)"
     connection.execute(
@@ -226,7 +226,7 @@ def _count_cells(connection: duckdb.DuckDBPyConnection, by: str, version: str, n
     return {"records": found[0], "of no row": found[1], "no count": found[2]}
 
 
-def _freeze(connection: duckdb.DuckDBPyConnection, block: BlockSpec) -> dict[str, str]:
+def freeze(connection: duckdb.DuckDBPyConnection, block: CodesSpec) -> dict[str, str]:
     """Make `__sums` (row, grouped, n), and choose the vocabulary: code to its fate, in the order of the codes.
 
     Only training subjects count, so that nothing of the others decides which columns a generator sees.
@@ -279,8 +279,12 @@ def _matrix(connection: duckdb.DuckDBPyConnection, fates: Mapping[str, str], row
     return matrix
 
 
-def _account(
-    connection: duckdb.DuckDBPyConnection, fates: Mapping[str, str], records: Mapping[str, int], matrix: csr_matrix
+def account(
+    connection: duckdb.DuckDBPyConnection,
+    fates: Mapping[str, str],
+    records: Mapping[str, int],
+    shape: tuple[int, int],
+    cells: int,
 ) -> BlockAccount:
     """Every record under one heading: of no row, no count, why its code was left out, or taken."""
     import pyarrow as pa
@@ -310,7 +314,7 @@ def _account(
     finally:
         connection.unregister("__ranks")
     taken = sum(n for _, rank, _, n in found if rank == 0)
-    left_out = {reason: Tally(0, records[reason]) for reason in ("of no row", "no count") if records[reason]}
+    left_out = {reason: Tally(0, records[reason]) for reason in records if reason != "records" and records[reason]}
     as_they_are: dict[str, Tally] = {}
     for reason, rank, codes, n in sorted(found, key=str):
         if rank is None:
@@ -323,9 +327,9 @@ def _account(
         if codes:
             left_out[fate] = Tally(codes, sum(n for _, r, _, n in found if r == rank))
     return BlockAccount(
-        rows=matrix.shape[0],
-        codes=matrix.shape[1],
-        cells=matrix.nnz,
+        rows=shape[0],
+        codes=shape[1],
+        cells=cells,
         records=records["records"],
         taken=taken,
         left_out=left_out,
@@ -334,7 +338,7 @@ def _account(
 
 
 @contextmanager
-def _about_codes(where: str) -> Iterator[None]:
+def about_codes(where: str) -> Iterator[None]:
     """DuckDB's errors on the block's tables in our words: its messages may quote cells."""
     import duckdb
 

@@ -18,6 +18,7 @@ import numpy as np
 from pipeline.errors import ConfigError, InputError, NotFoundError, nearest
 from pipeline.features.blocks import BlockRows, block_texts, blocks_identity, build_blocks
 from pipeline.features.cohort import PARTS, Cohort
+from pipeline.features.event_rows import NAME, build_event_rows, events_identity, events_text
 from pipeline.features.infer import conform, infer_schema
 from pipeline.features.merge import RawDelivery, add_events, month_days, open_views
 from pipeline.features.newest import incomplete
@@ -106,7 +107,7 @@ class Built:
         lineage: column to the raw columns it comes from, as 'table.column' (empty where the YAML does not say).
         counts: rows, subjects, subjects of each part, deliveries, visible rows of each raw table the SQL can see, and
             what became of the records of each block.
-        blocks: the account of each code block.
+        blocks: the account of each code block, and of the events under their name.
     """
 
     cohort: Cohort
@@ -214,11 +215,12 @@ def build_features(
     try:
         lineage = _lineage(spec, raw_columns)
         text, texts = sql_text(spec.sql_file), block_texts(spec)
-        _refuse_incomplete(spec, [text, *texts.values()], deliveries)
+        asked, dated = spec.events, events_text(spec)
+        _refuse_incomplete(spec, [text, dated, *texts.values()], deliveries)
         own = ["month_end"]
         if source.format in EVENTS:
             own += ["events", "subjects"]
-            if any(re.search(r"\b(events|subjects)\b", t, flags=re.IGNORECASE) for t in (text, *texts.values())):
+            if any(re.search(r"\b(events|subjects)\b", t, flags=re.IGNORECASE) for t in (text, dated, *texts.values())):
                 add_events(connection, lake, source, raw_columns, memory_limit=memory_limit)
         confine(connection, [path for delivery in deliveries for path in delivery.tables.values()])
         seen = sorted([*raw_columns, *own])
@@ -232,6 +234,7 @@ def build_features(
                 todo="More subjects are needed.",
             )
         blocks = build_blocks(spec, texts, BlockRows(keys, subject, split == "train"), connection, seen)
+        events = asked and build_event_rows(asked, spec, dated, subject, split == "train", connection, seen)
         counts = {f"raw/{t}": _count(connection, t) for t in raw_columns}
     finally:
         connection.close()
@@ -239,7 +242,12 @@ def build_features(
         schema = infer_schema(rows, split == "train", _columns_with_roles(spec), spec.unit)
     except (ConfigError, InputError) as error:
         raise type(error)(error.what, where=f"{where}, {error.where}".rstrip(", "), todo=error.todo) from None
-    schema = TableSchema(columns=schema.columns, blocks=[b.block for b in blocks.values()], unit=schema.unit)
+    schema = TableSchema(
+        columns=schema.columns,
+        blocks=[b.block for b in blocks.values()],
+        unit=schema.unit,
+        events=events.codes if events else None,
+    )
     cohort = Cohort(
         table=conform(rows, schema),
         schema=schema,
@@ -247,15 +255,17 @@ def build_features(
         split=split,
         tune=tune,
         blocks={name: b.matrix for name, b in blocks.items()},
+        events=events.table if events else None,
     )
     counts |= {"deliveries": len(deliveries), "rows": cohort.n_rows, "subjects": cohort.n_subjects}
     counts |= {f"subjects/{part}": len(np.unique(subject[split == part])) for part in PARTS}
-    counts |= {f"block/{name}/{what}": n for name, b in blocks.items() for what, n in b.account.counts().items()}
+    accounts = {name: b.account for name, b in blocks.items()} | ({NAME: events.account} if events else {})
+    counts |= {f"block/{name}/{what}": n for name, b in accounts.items() for what, n in b.counts().items()}
     return Built(
         cohort=cohort,
-        lineage={name: lineage.get(name, []) for name in [*schema.names, *blocks]},
+        lineage={name: lineage.get(name, []) for name in [*schema.names, *accounts]},
         counts=counts,
-        blocks={name: b.account for name, b in blocks.items()},
+        blocks=accounts,
     )
 
 
@@ -317,6 +327,7 @@ def _spec_hash(spec: CohortSpec, source: SourceSpec) -> str:
             "source": [source.name, source.format, source.dates, source.accumulate],
             # Only where there are any: what was hashed before there were blocks keeps its hash.
             **({"blocks": blocks_identity(spec)} if spec.blocks else {}),
+            **({"events": events_identity(spec.events, spec)} if spec.events else {}),
         }
     )
 
@@ -337,6 +348,7 @@ def _lineage(spec: CohortSpec, raw_columns: Mapping[str, Mapping[str, str]]) -> 
     where = f"cohort {spec.name}"
     sources = {name: column.source for name, column in spec.columns.items()}
     sources |= {name: block.source for name, block in spec.blocks.items()}
+    sources |= {NAME: spec.events.source} if spec.events else {}
     for name, entries in sources.items():
         for entry in entries:
             table, _, field = entry.partition(".")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
-    from pipeline.features.block_spec import BlockSpec, Normalise
+    from pipeline.features.block_spec import CodesSpec, Normalise
 
 Reason = Literal["no code", "no version", "malformed", "no group"]
 """Why a code could not be written or grouped by the rules."""
@@ -41,7 +41,7 @@ _ANY: Final = "any"
 
 
 def group_codes(
-    connection: duckdb.DuckDBPyConnection, block: BlockSpec, mapping: pa.Table | None, *, given: str, into: str
+    connection: duckdb.DuckDBPyConnection, block: CodesSpec, mapping: pa.Table | None, *, given: str, into: str
 ) -> None:
     """Make the temporary table `into` (raw, version, system, code, reason, grouped) from the codes in `given`.
 
@@ -150,7 +150,7 @@ def three_characters_sql(code: str, system: str) -> str:
     return f"left({code}, CASE WHEN {system} = 'ICD9CM' AND starts_with({code}, 'E') THEN 4 ELSE 3 END)"
 
 
-def _mapped_sql(block: BlockSpec, into: str) -> str:
+def _mapped_sql(block: CodesSpec, into: str) -> str:
     """The statement that replaces the codes in `into` by their groups; mapped codes are written by the same rules."""
     rule = block.normalise
     if rule == "none":

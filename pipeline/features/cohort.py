@@ -37,7 +37,7 @@ class Cohort:
         split: (n,) strings out of `PARTS`, or None (synthetic rows have no split).
         tune: (n,) bool, the part of train that early stopping and tuning may look at, or None.
         blocks: one (n, codes) CSR matrix for each of `schema.blocks`.
-        events: the cohort's MEDS events, if asked for.
+        events: the dated visits of the rows (`visits.py`: row, visit, time, code), where the schema has `events`.
     """
 
     table: pa.Table
@@ -78,8 +78,9 @@ class Cohort:
         """The given rows (indices, repeats allowed, or a mask), in that order."""
         import pyarrow as pa
 
-        index = np.flatnonzero(rows) if np.asarray(rows).dtype == bool else np.asarray(rows)
+        from pipeline.features.visits import take_events
 
+        index = np.flatnonzero(rows) if np.asarray(rows).dtype == bool else np.asarray(rows)
         return replace(
             self,
             table=self.table.take(pa.array(index)),
@@ -87,7 +88,7 @@ class Cohort:
             split=None if self.split is None else self.split[index],
             tune=None if self.tune is None else self.tune[index],
             blocks={k: m[index] for k, m in self.blocks.items()},
-            events=None,
+            events=None if self.events is None else take_events(self.events, index, self.n_rows),
         )
 
     def part(self, *parts: Part) -> Cohort:

@@ -7,9 +7,20 @@ Inference from data lives in `infer.py`; reading and writing cohorts in `cohort.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    model_serializer,
+    model_validator,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -112,13 +123,38 @@ class CodeBlock(BaseModel):
     )
 
 
+class EventCodes(BaseModel):
+    """The codes of dated visits that stand beside the rows, each row a subject with its own visits (`visits.py`)."""
+
+    model_config = ConfigDict(extra="forbid")
+    vocabulary: list[str] = Field(description="The codes that a visit can have, sorted.")
+    inferred: tuple[Literal["vocabulary"], ...] = Field(
+        default=(), description="Was the vocabulary chosen on patients' data?"
+    )
+    description: str = Field(default="", description="What the events say, for people.")
+    source: list[str] = Field(
+        default_factory=list, description="Where they come from, as 'table.column' of the raw tables."
+    )
+
+
 class TableSchema(BaseModel):
-    """Columns and code blocks of a feature table, plus what a row is."""
+    """Columns and code blocks of a feature table, the codes of its visits if it has any, and what a row is."""
 
     model_config = ConfigDict(extra="forbid")
     columns: list[Column] = Field(description="The columns, in table order.")
     blocks: list[CodeBlock] = Field(default_factory=list, description="Code blocks, stored sparse beside the table.")
     unit: str = Field(default="row", description="What one row is: patient, stay, or row.")
+    events: EventCodes | None = Field(
+        default=None, description="The codes of the visits that stand beside the rows; None without visits."
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_absent_events(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A table without visits is written as it always was: its hash stays the same."""
+        written: dict[str, Any] = handler(self)
+        if written.get("events") is None:
+            written.pop("events", None)
+        return written
 
     @model_validator(mode="after")
     def _unique(self) -> TableSchema:

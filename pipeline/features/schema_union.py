@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def told_anew(own: TableSchema, like: TableSchema) -> bool:
     """Is `own` the same table as `like`, apart from what `like` says was inferred and `own` found in another way?"""
-    if own.names != like.names or own.blocks != like.blocks or own.unit != like.unit:
+    if own.names != like.names or (own.blocks, own.unit, own.events) != (like.blocks, like.unit, like.events):
         return False
     return all(_told_anew(a, b) for a, b in zip(own.columns, like.columns, strict=True))
 
@@ -42,7 +42,7 @@ def united(schemas: Sequence[TableSchema]) -> TableSchema:
     first = schemas[0]
     if all(other == first for other in schemas):
         return first
-    if any((o.names, o.blocks, o.unit) != (first.names, first.blocks, first.unit) for o in schemas):
+    if any((o.names, o.blocks, o.unit, o.events) != (first.names, first.blocks, first.unit, first.events) for o in schemas):
         raise ConfigError("The replicates do not share one table.")
     columns = [_united([schema.columns[i] for schema in schemas]) for i in range(len(first.columns))]
     return first.model_copy(update={"columns": columns})

@@ -12,10 +12,11 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.errors import ConfigError, NotFoundError, nearest
-from pipeline.features.block_spec import BlockSpec, MappingSpec, check_blocks
+from pipeline.features.block_spec import BlockSpec, EventsSpec, MappingSpec, check_blocks
 from pipeline.features.card_spec import CardSpec
 from pipeline.features.constraint_spec import FORMS, ConstraintSpec
 from pipeline.features.evaluation_spec import EvaluationSpec, GateSpec, TaskSpec
+from pipeline.features.fairness_spec import FairnessSpec
 from pipeline.features.schema import Column, DType, Kind, Level, Resolution, Role
 from pipeline.features.source import SourceSpec
 from pipeline.features.tuning_spec import TuningSpec
@@ -107,8 +108,14 @@ class CohortSpec(BaseModel):
         default_factory=dict,
         description="Code blocks beside the table, by name; their vocabularies are told from training.",
     )
+    events: EventsSpec | None = Field(
+        default=None, description="Dated codes of the people, as visits beside the table; what sequences are learned from."
+    )
     tasks: list[TaskSpec] = Field(default_factory=list, description="Prediction tasks for utility.")
     protected: list[str] = Field(default_factory=list, description="Protected attributes for fairness.")
+    fairness: FairnessSpec | None = Field(
+        default=None, description="A notion of fairness that the synthetic rows are drawn under; see docs/fairness.md."
+    )
     constraints: list[ConstraintSpec] = Field(default_factory=list, description="Rules that every synthetic row keeps.")
     generators: dict[str, dict[str, Any]] = Field(
         description="Enabled generators and their settings (`preset: NAME` and overrides)."
@@ -140,16 +147,34 @@ class CohortSpec(BaseModel):
         if self.subject == "row" and self.unit != "row":
             raise ValueError("subject: row needs unit: row")
         check_blocks(self.blocks, self.subject, list(self.columns))
+        if self.events is not None and self.unit != "patient":
+            raise ValueError("events need unit: patient, a row with all visits of a person")
+        if self.events is not None and "events" in self.blocks:
+            raise ValueError("a block cannot be called 'events' beside events")
         for name in [
             *self.privacy.trainings,
             *self.tuning,
             *([self.release.generator] if self.release.generator else []),
+            *((self.fairness.generators or []) if self.fairness is not None else []),
         ]:
             if name not in self.generators:
                 raise ValueError(
-                    f"generator '{name}' is named but not enabled: add it under `generators`, or take it out of release, privacy and tuning"
+                    f"generator '{name}' is named but not enabled: add it under `generators`, or take it out of release, "
+                    "privacy, tuning and fairness"
                 )
+        if self.fairness is not None:
+            try:
+                self.fairness.resolved(self.tasks, self.protected)
+            except ConfigError as error:
+                raise ValueError(str(error)) from None
         return self
+
+    def fairness_of(self, generator: str) -> FairnessSpec | None:
+        """The notion that a generator's rows are drawn under, complete; None where they are drawn as they come."""
+        asked = self.fairness
+        if asked is None or generator not in (self.generators if asked.generators is None else asked.generators):
+            return None
+        return asked.resolved(self.tasks, self.protected)
 
     @property
     def sql_file(self) -> Path:

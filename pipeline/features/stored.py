@@ -1,8 +1,8 @@
 """Cohorts to files and back.
 
 A cohort is a folder: `data.parquet` (exactly the schema), `subjects.parquet` (subject, split, tune and whatever else
-belongs beside a row), one `block_<name>.parquet` a code block (row, code, value), `schema.json`. Same cohort, same
-bytes. How a cohort is built from raw tables lives in `build.py`, how plain tables become one in `tables.py`.
+belongs beside a row), one `block_<name>.parquet` a code block (row, code, value), `events.parquet` where there
+are visits (row, visit, time, code), `schema.json`. Same cohort, same bytes. How a cohort is built from raw tables lives in `build.py`, how plain tables become one in `tables.py`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pipeline.errors import ConfigError, InputError, NotFoundError
 from pipeline.features.cohort import Cohort
 from pipeline.features.infer import conform
 from pipeline.features.schema import TableSchema
+from pipeline.features.visits import event_schema
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -61,7 +62,7 @@ def write_cohort(cohort: Cohort, target: TableTarget | Path, extra: Mapping[str,
     """Write a cohort into a draft or a folder.
 
     Args:
-        cohort: what to write; its events are not written, they have a partition of their own.
+        cohort: what to write.
         target: an open draft of the store, or a folder.
         extra: (n rows) arrays that belong beside the rows, such as `_replicate` and `_draw`; not in the schema.
 
@@ -86,6 +87,8 @@ def write_cohort(cohort: Cohort, target: TableTarget | Path, extra: Mapping[str,
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", block.name):
             raise ConfigError("A code block's name must be usable as a file name.", where=f"block {block.name}")
         into.add_table(f"block_{block.name}", block_table(cohort.blocks[block.name], block.vocabulary))
+    if cohort.events is not None:
+        into.add_table("events", cohort.events, schema=event_schema())
     into.file("schema.json").write_text(schema_json(cohort.schema), encoding="utf-8")
 
 
@@ -110,6 +113,7 @@ def read_cohort(folder: Path) -> Cohort:
             b.name: _sparse(read_parquet(folder / f"block_{b.name}.parquet"), b.vocabulary, beside.num_rows)
             for b in schema.blocks
         },
+        events=None if schema.events is None else read_parquet(folder / "events.parquet").cast(event_schema()),
     )
 
 

@@ -17,7 +17,7 @@ from pipeline.errors import ConfigError, nearest
 from pipeline.privacy.spec import PrivacySpec, TrainingPrivacy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
     from pathlib import Path
 
     import pandas as pd
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     Conditions = Mapping[str, Any] | pd.DataFrame
     Progress = Callable[[int, int, Mapping[str, float]], None]
 
+NO_SEQUENCES = (
+    "It models rows, not sequences of events. Use halo_small, or leave `events` out of the cohort and summarise them to "
+    "columns and code blocks in its SQL."
+)
 RULES_FILE = "constraints.json"
 """Stands beside a model that learned under re-expressed rules."""
 
@@ -134,6 +138,8 @@ class Generator(ABC):
     @classmethod
     def supports(cls, schema: TableSchema) -> Support:
         """Does this generator take the schema? Yes with what it can do, or no with a reason in words."""
+        if schema.events is not None:
+            return Support(ok=False, reason=NO_SEQUENCES)
         return Support(
             ok=bool(schema.modelled() or schema.blocks),
             reason="" if schema.modelled() or schema.blocks else "The table has no column to model.",
@@ -176,6 +182,10 @@ class Generator(ABC):
     @abstractmethod
     def sample(self, n: int, *, seed: int, conditions: Conditions | None = None) -> Cohort:
         """Draw `n` rows in exactly the training schema; `conditions` fixes columns for all rows or row by row."""
+
+    def draws_given(self, columns: Collection[str]) -> bool:
+        """Are rows drawn from the model itself where these columns are fixed, not tried until they fit?"""
+        return False
 
     def portraits(self) -> dict[str, Portrait]:
         """Name to what a trained model shows of itself to people, made of aggregates; same model, same portraits."""

@@ -18,7 +18,7 @@ from pydantic import Field
 from pipeline.encoding.encoder import Encoded, EncodingSettings, TableEncoder
 from pipeline.encoding.private import private_encoder, private_rows, refusal
 from pipeline.errors import ConfigError, InputError, TrainingError, UnsupportedError
-from pipeline.generators.base import FitReport, Generator, GeneratorConfig, Support
+from pipeline.generators.base import NO_SEQUENCES, FitReport, Generator, GeneratorConfig, Support
 from pipeline.generators.conditions import Fixed, parse_conditions
 from pipeline.generators.health import check_health
 from pipeline.generators.memory import memory_advice
@@ -110,6 +110,8 @@ class TabularGenerator(Generator):
     @classmethod
     def supports(cls, schema: TableSchema) -> Support:
         """Any table or code blocks with something to model; discrete columns need levels."""
+        if schema.events is not None:
+            return Support(ok=False, reason=NO_SEQUENCES)
         if not schema.modelled() and not schema.blocks:
             return Support(ok=False, reason="The table has no column to model, only identifiers.")
         bare = [c.name for c in schema.modelled() if c.discrete and c.levels is None]
@@ -251,19 +253,19 @@ class TabularGenerator(Generator):
         """Write `model.safetensors` and `model.json` into `folder`; same model, same bytes."""
         from pipeline.store.bundles import save_bundle
 
+        save_bundle(folder, *self.bundle())
+
+    def bundle(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        """What is saved: the arrays, and the rest as JSON."""
         encoder = self._fitted()
         tensors, extra = self._state()
-        save_bundle(
-            folder,
-            {**encoder.tensors(), **{f"model/{k}": v for k, v in tensors.items()}},
-            {
-                "generator": self.name,
-                "code_version": self.code_version,
-                "config": self.config.model_dump(mode="json"),
-                "encoder": encoder.manifest(),
-                "model": extra,
-            },
-        )
+        return {**encoder.tensors(), **{f"model/{k}": v for k, v in tensors.items()}}, {
+            "generator": self.name,
+            "code_version": self.code_version,
+            "config": self.config.model_dump(mode="json"),
+            "encoder": encoder.manifest(),
+            "model": extra,
+        }
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -277,6 +279,11 @@ class TabularGenerator(Generator):
                 where=str(folder),
                 todo="Use load_generator, which asks the model itself.",
             )
+        return cls.restored(tensors, manifest)
+
+    @classmethod
+    def restored(cls, tensors: Mapping[str, NDArray[Any]], manifest: Mapping[str, Any]) -> Self:
+        """The model of which `bundle` gave this."""
         model = cls(cls.Config(**manifest["config"]))
         model.encoder = TableEncoder.restore(tensors, manifest["encoder"])
         own = {k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")}
@@ -358,11 +365,6 @@ class TabularGenerator(Generator):
         support = self.supports(cohort.schema)
         if not support.ok:
             raise UnsupportedError(f"'{self.name}' refuses this table: {support.reason}")
-        if cohort.events is not None and not support.sequences:
-            raise UnsupportedError(
-                f"'{self.name}' models rows, not sequences of events.",
-                todo="Leave the cohort's events out, or summarise them to columns and code blocks in its SQL.",
-            )
         if cohort.n_rows < SMALLEST_COHORT:
             raise InputError(
                 f"{cohort.n_rows} training rows are too few to learn from: at least {SMALLEST_COHORT} are needed.",

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pipeline.workflow.compute import Compute
 
 BLOCK = "block_"
+EVENTS = "events"
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,7 @@ def _released(lake: Lake) -> Iterable[tuple[str, Version]]:
     from pipeline.workflow.released import published_versions
 
     for version in published_versions(lake):
-        if any(name == "data" or name.startswith(BLOCK) for name in version.files):
+        if any(name in ("data", EVENTS) or name.startswith(BLOCK) for name in version.files):
             yield str(version.info["release_id"]), version
 
 
@@ -178,11 +179,14 @@ def _cohort(lake: Lake, version: Version, marks: str, beside: str) -> Iterable[t
 
 
 def _blocks(lake: Lake, version: Version, marks: str) -> Iterable[tuple[str, str]]:
-    """The code blocks of a stored cohort as long tables: row, code, value."""
+    """The code blocks of a stored cohort as long tables (row, code, value), and its visits (row, visit, time, code)."""
     for name in version.files:
         if name.startswith(BLOCK) and version.files[name].schema is not None:
             table = f"{version.partition['cohort']}__{name.removeprefix(BLOCK)}"
             yield table, f'SELECT {marks}, "row" AS _row, code, value FROM {_file(lake, version, name)}'
+    if EVENTS in version.files and version.files[EVENTS].schema is not None:
+        table = f"{version.partition['cohort']}__{EVENTS}"
+        yield table, f'SELECT {marks}, "row" AS _row, visit, time, code FROM {_file(lake, version, EVENTS)}'
 
 
 def _current(lake: Lake, wanted: Callable[[str], bool]) -> Iterable[Version]:

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from pipeline.ingest.meds.export import Written
     from pipeline.store.lake import Lake, Version
+    from pipeline.workflow.compute import Compute
 
 ASSET = "release"
 
@@ -152,6 +154,30 @@ def export(lake: Lake, release_id: str, folder: Path) -> list[Path]:
             shutil.rmtree(work, ignore_errors=True)
             raise
     return sorted(folder / stored.file for stored in version.files.values())
+
+
+def export_visits(lake: Lake, release_id: str, folder: Path, compute: Compute) -> Written:
+    """Write the visits of a release as a MEDS dataset into a new or empty folder, whole or not at all.
+
+    Raises:
+        NotFoundError, ConfigError, StoreError: as `export`; the release has no visits.
+    """
+    from pipeline.ingest.meds.synthetic import write_synthetic
+    from pipeline.release.payload import read_visits
+
+    version = payload_of(lake, release_id)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError("The folder is not empty.", where=str(folder), todo="Name one that does not exist yet.")
+    rows = read_visits(lake.tables.folder(version))
+    with storage_errors(str(folder)):
+        return write_synthetic(
+            rows,
+            folder,
+            name=release_id,
+            version=version.partition["month"][:7],
+            threads=compute.engine_threads,
+            memory_limit=compute.memory_limit,
+        )
 
 
 def all_issues(lake: Lake) -> dict[str, list[Issue]]:

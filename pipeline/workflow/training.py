@@ -18,8 +18,10 @@ from pipeline.features.cohort import Cohort
 from pipeline.features.schema_union import united
 from pipeline.features.split import load_key
 from pipeline.features.stored import read_features, write_cohort
+from pipeline.features.visits import stacked_events
 from pipeline.generators.memory import out_of_memory
 from pipeline.generators.replicates import PREFIX
+from pipeline.privacy.composition import INFINITE
 from pipeline.privacy.secrets import training_key
 from pipeline.store.disk import full_disk
 from pipeline.store.hashing import canonical_json
@@ -186,7 +188,9 @@ def fit_cell(
 def sample_step(lake: Lake, cell: Cell, generator: str, *, run_id: str = "") -> Made:
     """Draw as many synthetic rows as there are training rows from every replicate into `synthetic/<generator>`.
 
-    The rows are in exactly the real schema; `_replicate` and `_draw` stand beside them.
+    The rows are in exactly the real schema; `_replicate` and `_draw` stand beside them. Where the cohort's file asks for
+    fairness they are drawn under it, and `info["fairness"]` says what became of it; of a private model only its own rows
+    are looked at for that.
 
     Raises:
         NotFoundError: the cell has no model of this generator, or no features.
@@ -206,6 +210,18 @@ def sample_step(lake: Lake, cell: Cell, generator: str, *, run_id: str = "") -> 
 
     def draw() -> tuple[list[Cohort], dict[str, Any]]:
         seeds = cell.seeds(generator, "sample")[: model.info["settings"]["replicates"]]
+        asked = cell.spec.fairness_of(generator)
+        if asked is not None:
+            from pipeline.fairness.sampling import fair_replicates
+
+            # What is promised of a private model holds for rows that are chosen by a look at its own rows alone.
+            private = model.info.get("privacy", {}).get("epsilon") != INFINITE
+            training = None if private else read_whole(lake, features).part("train")
+            rules = cell.spec.constraints
+            drawn, counts, info["fairness"] = fair_replicates(
+                replicates, model.info["rows"], seeds=seeds, fairness=asked, constraints=rules, training=training
+            )
+            return drawn, counts
         return sample_replicates(replicates, model.info["rows"], seeds=seeds, constraints=cell.spec.constraints)
 
     record, drawn = attempted(lake, draw)
@@ -253,6 +269,9 @@ def together(cohorts: Sequence[Cohort]) -> Cohort:
         schema=schema,
         subject=np.concatenate([c.subject for c in cohorts]),
         blocks={name: vstack([c.blocks[name] for c in cohorts], format="csr") for name in cohorts[0].blocks},
+        events=stacked_events([c.events for c in cohorts if c.events is not None], [c.n_rows for c in cohorts])
+        if schema.events is not None
+        else None,
     )
 
 

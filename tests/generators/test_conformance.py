@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 import pytest
-from generator_tables import FIXTURES, QUICK, mixed_cohort
+from generator_tables import FIXTURES, QUICK, mixed_cohort, suited, with_visits
 
 from pipeline.errors import ConfigError, InputError, TrainingError, UnsupportedError
 from pipeline.features.resolution import moved
+from pipeline.features.visits import Visits
 from pipeline.generators.base import FitReport, Generator, PrivacySpec, load_generator
 from pipeline.generators.registry import generator_class, generator_names
 
@@ -35,7 +36,7 @@ def fitted(request: pytest.FixtureRequest, cohorts: dict[str, Cohort]) -> Fitted
     """A generator fitted on a table: (generator, report, real rows, drawn rows); each pair is trained once."""
     name, table = request.param
     if (name, table) not in _fits:
-        real = cohorts[table]
+        real = suited(generator_class(name), cohorts[table])
         model = generator_class(name)(QUICK.get(name, {}))
         report = model.fit(real, seed=1, device="cpu")
         _fits[name, table] = (model, report, real, model.sample(DRAWN, seed=2))
@@ -45,8 +46,10 @@ def fitted(request: pytest.FixtureRequest, cohorts: dict[str, Cohort]) -> Fitted
 def test_supports_answers(cohorts: dict[str, Cohort]) -> None:
     for name in generator_names():
         for cohort in cohorts.values():
-            answer = generator_class(name).supports(cohort.schema)
-            assert answer.ok or answer.reason, f"{name} refuses without a reason"
+            kind = generator_class(name)
+            answers = [kind.supports(table.schema) for table in (cohort, with_visits(cohort))]
+            assert all(answer.ok or answer.reason for answer in answers), f"{name} refuses without a reason"
+            assert [answer.ok for answer in answers] == ([False, True] if answers[1].sequences else [True, False])
 
 
 def test_rows_are_exactly_in_the_schema(fitted: Fitted) -> None:
@@ -55,6 +58,8 @@ def test_rows_are_exactly_in_the_schema(fitted: Fitted) -> None:
     assert drawn.table.schema == real.schema.arrow()
     assert drawn.table.column_names == real.schema.names
     assert drawn.split is None
+    assert drawn.schema == real.schema
+    assert (drawn.events is None) == (real.events is None)
     assert drawn.n_subjects == DRAWN, "every drawn row is a subject of its own"
     for column in real.schema.columns:
         if column.kind == "identifier":
@@ -99,6 +104,25 @@ def test_who_says_that_rows_are_copied_copies_them(fitted: Fitted) -> None:
         assert all(copied)
     elif len(names) > 5:
         assert np.mean(copied) < 0.02
+
+
+def test_visits_are_visits(fitted: Fitted) -> None:
+    """They can be read back, look like the real ones on average, and hold no real date and nothing that nobody has."""
+    model, _, real, drawn = fitted
+    if real.events is None:
+        assert not model.supports(real.schema).sequences
+        return
+    made, given = Visits.of(drawn), Visits.of(real)
+    assert made.n == DRAWN
+    assert abs(made.counts.mean() / given.counts.mean() - 1) < 0.15
+    assert abs(made.sizes.mean() / given.sizes.mean() - 1) < 0.15
+    assert (made.counts == 0).any()
+    share = [np.bincount(v.code, minlength=len(v.vocabulary)) / len(v.day) for v in (made, given)]
+    assert np.abs(share[0] - share[1]).max() < 2 * MARGIN
+    assert (share[0][share[1] == 0] == 0).all()
+    assert made.day.min() > given.day.max(), "synthetic people come in a time of their own"
+    later = made.gaps()[made.gaps() >= 0]
+    assert later.max() <= given.gaps().max()
 
 
 def test_margins(fitted: Fitted) -> None:
@@ -218,21 +242,20 @@ def test_report(fitted: Fitted) -> None:
 
 @pytest.mark.parametrize("name", generator_names())
 def test_what_is_refused_in_words(name: str) -> None:
-    from dataclasses import replace
-
-    import pyarrow as pa
-
-    cohort = mixed_cohort(60)
     kind = generator_class(name)
+    cohort = suited(kind, mixed_cohort(60))
     make = lambda: kind({**QUICK.get(name, {}), **budget(name, 1)})  # noqa: E731
     with pytest.raises(TrainingError, match="not been fitted"):
         make().sample(3, seed=0)
     if not kind.supports(cohort.schema).dp:
         with pytest.raises(UnsupportedError, match="privacy"):
             make().fit(cohort, seed=0, privacy=PrivacySpec(epsilon=1.0, delta=1e-6))
-    if not kind.supports(cohort.schema).sequences:
+    if kind.supports(cohort.schema).sequences:
+        with pytest.raises(UnsupportedError, match="Declare `events`"):
+            make().fit(mixed_cohort(60), seed=0)
+    else:
         with pytest.raises(UnsupportedError, match="sequences"):
-            make().fit(replace(cohort, events=pa.table({"code": ["x"]})), seed=0)
+            make().fit(with_visits(cohort), seed=0)
     for rows in (0, 1):
         with pytest.raises(InputError, match="too few"):
             make().fit(cohort.take(np.arange(rows)), seed=0)
@@ -280,9 +303,10 @@ def test_odd_tables(name: str) -> None:
         "scattered": np.arange(n) % 40,
         "few": few,
     }
-    settings = budget(name, 2)
+    # Nothing here is declared a label or protected.
+    settings = {**budget(name, 2), **{k: v for k, v in QUICK.get(name, {}).items() if k == "undeclared"}}
     model = generator_class(name)(settings)
-    model.fit(assemble(TableSchema(columns=columns), cells), seed=0, device="cpu")
+    model.fit(suited(type(model), assemble(TableSchema(columns=columns), cells)), seed=0, device="cpu")
     drawn = model.sample(500, seed=0)
     assert drawn.missing("empty").all()
     assert drawn.missing("never").all()
@@ -290,7 +314,8 @@ def test_odd_tables(name: str) -> None:
     assert drawn.missing("few").mean() > 0.85
     for column in columns:
         alone = generator_class(name)(settings)
-        alone.fit(assemble(TableSchema(columns=[column]), {column.name: cells[column.name]}), seed=0, device="cpu")
+        table = assemble(TableSchema(columns=[column]), {column.name: cells[column.name]})
+        alone.fit(suited(type(model), table), seed=0, device="cpu")
         assert alone.sample(50, seed=1).n_rows == 50
 
 
@@ -305,6 +330,7 @@ def assert_same_rows(a: Cohort, b: Cohort) -> None:
     assert a.blocks.keys() == b.blocks.keys()
     for name, matrix in a.blocks.items():
         assert (matrix != b.blocks[name]).nnz == 0
+    assert a.events is None if b.events is None else b.events.equals(a.events)
 
 
 @pytest.mark.parametrize("name", generator_names())
@@ -322,7 +348,7 @@ def test_codes_alone(name: str, tmp_path: Path) -> None:
         schema = TableSchema(columns=[], blocks=[block], unit="patient")
         cohort = assemble(schema, {}, blocks={"dx": csr_matrix(counts.astype(float))})
         model = generator_class(name)({**QUICK.get(name, {}), **budget(name, 5)})
-        model.fit(cohort, seed=1)
+        model.fit(suited(type(model), cohort), seed=1)
         model.save(tmp_path / str(codes))
         drawn = load_generator(tmp_path / str(codes)).sample(60, seed=2)
         assert drawn.blocks["dx"].shape == (60, codes)

@@ -27,6 +27,7 @@ METRICS: dict[str, str] = {
     "priv.mia.advantage": "pipeline.evaluation.privacy.membership:advantage",
     "priv.mia.outlier_auc": "pipeline.evaluation.privacy.outliers:outlier_auc",
     "priv.mia.outlier_tpr": "pipeline.evaluation.privacy.outliers:outlier_tpr",
+    "priv.mia.visit_auc": "pipeline.evaluation.visits.membership:visit_auc",
     "priv.mia.epsilon_lower": "pipeline.evaluation.privacy.epsilon:epsilon_lower",
     "priv.aia.excess": "pipeline.evaluation.privacy.attributes:excess",
     "priv.aia.level": "pipeline.evaluation.privacy.attributes:level",

@@ -184,6 +184,8 @@ def _together(train: Cohort, holdout: Cohort) -> Cohort:
     import pyarrow as pa
     from scipy.sparse import vstack
 
+    from pipeline.features.visits import stacked_events
+
     both = (train, holdout)
     n = train.n_rows + holdout.n_rows
     return replace(
@@ -193,7 +195,9 @@ def _together(train: Cohort, holdout: Cohort) -> Cohort:
         split=np.full(n, "train"),
         tune=None,
         blocks={name: vstack([c.blocks[name] for c in both], format="csr") for name in train.blocks},
-        events=None,
+        events=stacked_events([c.events for c in both if c.events is not None], [c.n_rows for c in both])
+        if train.schema.events is not None
+        else None,
     )
 
 

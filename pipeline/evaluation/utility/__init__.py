@@ -40,4 +40,5 @@ METRICS: dict[str, str] = {
     "util.feature_spearman": "pipeline.evaluation.utility.features:feature_spearman",
     "util.rbo": "pipeline.evaluation.utility.features:rbo",
     "util.dwpred": "pipeline.evaluation.utility.dimension_wise:dwpred",
+    "util.next_visit": "pipeline.evaluation.visits.prediction:next_visit",
 }

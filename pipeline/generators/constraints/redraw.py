@@ -13,6 +13,7 @@ import numpy as np
 
 from pipeline.errors import UnsupportedError
 from pipeline.features.constraint_spec import Combinations
+from pipeline.features.visits import stacked_events, take_events
 from pipeline.generators.constraints.checking import check_rules
 from pipeline.generators.constraints.rules import rule_text, violations
 from pipeline.generators.seeds import derive_seed
@@ -167,7 +168,11 @@ def replace_rows(cohort: Cohort, rows: NDArray[np.integer], fresh: Cohort) -> Co
         if column.kind == "identifier":
             both = both.set_column(i, cohort.table.schema.field(i), cohort.table.column(i))
     blocks = {k: vstack([m, fresh.blocks[k]], format="csr")[order] for k, m in cohort.blocks.items()}
-    return replace(cohort, table=both, blocks=blocks)
+    events = cohort.events
+    if events is not None and fresh.events is not None:
+        sizes = [cohort.n_rows, fresh.n_rows]
+        events = take_events(stacked_events([events, fresh.events], sizes), order, sum(sizes))
+    return replace(cohort, table=both, blocks=blocks, events=events)
 
 
 def _any(wrong: Broken, n: int) -> NDArray[np.bool_]:

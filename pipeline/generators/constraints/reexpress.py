@@ -117,7 +117,12 @@ class Reexpression(BaseModel):
         return cls(
             rules=known,
             outer=cohort.schema,
-            inner=TableSchema(columns=columns, blocks=cohort.schema.blocks, unit=cohort.schema.unit),
+            inner=TableSchema(
+                columns=columns,
+                blocks=cohort.schema.blocks,
+                unit=cohort.schema.unit,
+                events=cohort.schema.events,
+            ),
             steps=plan.steps,
             fates=fates,
             rows_left_out=None if private else int((~plan.usable).sum()),
@@ -212,6 +217,7 @@ class Reexpression(BaseModel):
             elif column.discrete and column.name in self.taken:
                 cells.columns[column.name] = np.maximum(cells.columns[column.name], -1)
         cohort = assemble(self.outer, cells.columns, blocks=cells.blocks, subject=drawn.subject)
+        cohort = replace(cohort, events=drawn.events)
         return cohort, {k: v for k, v in cells.broken.items() if v.any()}, cells.counts
 
     def published(self, learned: TableSchema) -> Self:
