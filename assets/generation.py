@@ -135,6 +135,24 @@ def _training_metadata(card: Card, reports: list[Any], seconds: float) -> dict[s
     return facts
 
 
+def _fairness_metadata(accounts: list[dict[str, Any]]) -> dict[str, Any]:
+    """What became of the fairness that was asked for, of the candidate; nothing where none was."""
+    if not accounts:
+        return {}
+    first = accounts[0]
+    told = ("notion", "aim", "shares", "candidates", "acceptance", "native", "lacking")
+    of_labels, of_decisions = (
+        tuple(f"{what}_gap_{when}" for when in ("before", "after")) for what in ("label", "decision")
+    )
+    return {
+        **{f"fairness/{name}": first[name] for name in (*told, *of_labels)},
+        **{f"fairness/{name}": first[name] for name in of_decisions if first[name] is not None},
+        "fairness/groups": markdown_table(first["groups"]),
+        "fairness/cells": markdown_table(first["cells"]) if first["cells"] else None,
+        "fairness/warnings": "\n".join(first["warnings"]) or None,
+    }
+
+
 def _portrait_metadata(version: Path) -> dict[str, Any]:
     """The portraits stored with a model."""
     from pipeline.workflow.portraits import stored_portraits
@@ -173,6 +191,7 @@ def _synthetic(cells: dg.MultiPartitionsDefinition, card: Card) -> dg.AssetsDefi
             info = made.version.info
             facts |= {"dagster/row_count": info["rows"], "replicates": info["replicates"]}
             facts |= {f"redrawn/{name}": count for name, count in info["counts"].items()}
+            facts |= _fairness_metadata(info.get("fairness", []))
             facts["dagster/column_schema"] = column_schema(read_schema(store.tables.path(made.version, "schema.json")))
         return dg.MaterializeResult(
             data_version=dg.DataVersion(made.version.sha256),

@@ -37,7 +37,8 @@ def ordered_rows(spec: CohortSpec, result: pa.Table) -> tuple[pa.Table, NDArray[
             "The cohort's SQL gives no row.", where=where, todo="Look at its filters, and at what the deliveries hold."
         )
     absent = [n for n in spec.columns if n not in names]
-    wanted = [*absent, *(n for n in [t.label for t in spec.tasks] + spec.protected if n not in names)]
+    fair = [] if spec.fairness is None else spec.fairness.columns
+    wanted = [*absent, *(n for n in [t.label for t in spec.tasks] + spec.protected + fair if n not in names)]
     if wanted:
         raise ConfigError(
             f"The SQL does not give column '{wanted[0]}', which the cohort's YAML speaks of.",

@@ -35,7 +35,7 @@ from pipeline.generators.tabular import Learned, TabularConfig, TabularGenerator
 from pipeline.privacy.second_moments import measure_products
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from numpy.typing import NDArray
 
@@ -229,6 +229,10 @@ class GaussianCopula(TabularGenerator):
         self._factor = np.linalg.cholesky(correlation)
         d = len(self._latents)
         return Learned(parameters=d * (d - 1) // 2 + sum(len(x.edges) for x in self._latents))
+
+    def draws_given(self, columns: Collection[str]) -> bool:
+        """See `Generator.draws_given`."""
+        return True
 
     def _draw(self, encoder: TableEncoder, n: int, rng: np.random.Generator, fixed: Fixed) -> Encoded:
         parts: list[Encoded] = []

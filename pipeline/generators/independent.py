@@ -13,7 +13,7 @@ from pipeline.generators.noisy_margins import noisy_margins
 from pipeline.generators.tabular import Learned, TabularConfig, TabularGenerator
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from numpy.typing import NDArray
 
@@ -96,6 +96,10 @@ class Independent(TabularGenerator):
             + sum(len(c.scaler.mass) + 1 for c in encoder.numbers.values())
             + sum(f.size for f in self._counts.values())
         )
+
+    def draws_given(self, columns: Collection[str]) -> bool:
+        """See `Generator.draws_given`."""
+        return True
 
     def _draw(self, encoder: TableEncoder, n: int, rng: np.random.Generator, fixed: Fixed) -> Encoded:
         out = Encoded(n=n)

@@ -47,7 +47,7 @@ from pipeline.privacy.marginals import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from numpy.typing import NDArray
 
@@ -274,6 +274,10 @@ class MST(TabularGenerator):
         margins = [to_simplex(c / total) for c in counts]
         self.groups = [Groups(np.arange(len(m)), np.ones(len(m))) for m in margins]
         self.tree = MarginalTree.from_joints([], [], margins)
+
+    def draws_given(self, columns: Collection[str]) -> bool:
+        """See `Generator.draws_given`."""
+        return True
 
     def _draw(self, encoder: TableEncoder, n: int, rng: np.random.Generator, fixed: Fixed) -> Encoded:
         if not fixed:

@@ -28,7 +28,7 @@ from pipeline.generators.training import choose_device, repeatable, tuning_rows
 from pipeline.generators.variational.condition_vector import ConditionVector
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from numpy.typing import NDArray
 
@@ -178,6 +178,10 @@ class RLSyn(TabularGenerator):
         return found
 
     # ---- drawing
+
+    def draws_given(self, columns: Collection[str]) -> bool:
+        """See `Generator.draws_given`."""
+        return self._told is not None and set(columns) <= set(self._told.columns)
 
     def _draw(self, encoder: TableEncoder, n: int, rng: np.random.Generator, fixed: Fixed) -> Encoded:
         if not fixed:

@@ -61,7 +61,10 @@ def drawing_settings(spec: CohortSpec, generator: str) -> dict[str, Any] | None:
     """What drawing the synthetic rows depends on, beside the model."""
     if generator not in spec.generators:
         return None
-    return _plain({"constraints": plain_rules(spec.constraints), "seed": spec.seed})
+    fairness = spec.fairness_of(generator)
+    # Only where it is asked for: what was drawn before there was such a thing is still as it was.
+    fair = {} if fairness is None else {"fairness": fairness.model_dump(mode="json", exclude={"generators"})}
+    return _plain({"constraints": plain_rules(spec.constraints), "seed": spec.seed, **fair})
 
 
 def judging_settings(spec: CohortSpec, generator: str | None) -> dict[str, Any] | None:

@@ -357,3 +357,23 @@ def test_too_few_outcomes_are_underpowered_with_the_number_that_would_do(parts: 
         assert row.status == "underpowered"
         assert row.n < 100 < row.n_needed
         assert "second largest group of sex" in row.note
+
+
+def test_the_price_of_fairness_stands_beside_real_rows_that_were_drawn_fairly(fresh: EvaluationContext) -> None:
+    from pipeline.evaluation.fairness.price import independent_rows
+
+    rng = np.random.default_rng(0)
+    group = rng.integers(0, 2, 4000)
+    label = rng.random(4000) < 0.2 + 0.4 * group
+    chosen = independent_rows(group, label, rng)
+    rates = [label[chosen][group[chosen] == g].mean() for g in (0, 1)]
+    assert rates[0] == pytest.approx(rates[1], abs=0.002)
+    assert len(chosen) == pytest.approx(4000, abs=2)
+    assert np.mean(group[chosen]) == pytest.approx(group.mean(), abs=0.001)
+    loss, gap = (compute(fresh, [f"fair.price.{name}"]) for name in ("auroc", "parity"))
+    assert loss[0].value is not None
+    assert loss[0].null_value is not None
+    assert abs(loss[0].value) < 0.1
+    row = next(r for r in gap if r.key2 == "sex")
+    plain = next(r for r in compute(fresh, ["fair.gap.parity"]) if r.key2 == "sex/tstr")
+    assert row.value == pytest.approx(abs(plain.value or 0.0))

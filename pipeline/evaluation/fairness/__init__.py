@@ -17,6 +17,8 @@ METRICS: dict[str, str] = {
     "fair.delta_equal_opportunity_gap": "pipeline.evaluation.fairness.gaps:delta_equal_opportunity",
     "fair.delta_equalised_odds_gap": "pipeline.evaluation.fairness.gaps:delta_equalised_odds",
     "fair.delta_calibration_gap": "pipeline.evaluation.fairness.gaps:delta_calibration",
+    "fair.price.auroc": "pipeline.evaluation.fairness.price:auroc",
+    "fair.price.parity": "pipeline.evaluation.fairness.price:parity",
     "fair.worst_group": "pipeline.evaluation.fairness.gaps:worst_group",
     "fair.leak.data": "pipeline.evaluation.fairness.leakage:data",
     "fair.leak.model": "pipeline.evaluation.fairness.leakage:model",

@@ -128,6 +128,13 @@ def real_scores(sides: RealSides, task: TaskSpec, model: str) -> TaskFit:
     return sides.once(f"fit/trtr/{task.name}/{model}", make)
 
 
+def scores_of_training(sides: RealSides, task: TaskSpec, model: str, name: str, rows: TrainingRows) -> TaskFit:
+    """What a model trained on chosen rows of T (repeats allowed) says of H; `name` tells the choice from others."""
+    return sides.once(
+        f"fit/{name}/{task.name}/{model}", lambda: _tested(sides, task, model, name, [rows], sides.holdout, "")
+    )
+
+
 def holdout_scores(ctx: EvaluationContext, task: TaskSpec, model: str, regime: Regime) -> TaskFit:
     """What a model says of the tested rows of a regime, fitted once and shared by all metrics.
 

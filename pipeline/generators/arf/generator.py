@@ -22,7 +22,7 @@ from pipeline.generators.seeds import derive_seed, stream
 from pipeline.generators.tabular import Learned, TabularConfig, TabularGenerator
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from numpy.typing import NDArray
 
@@ -185,6 +185,10 @@ class ARF(TabularGenerator):
         for i, (name, block) in enumerate(self.blocks.items(), start=len(self.columns)):
             states[:, i] = block.classes_of(rows.blocks[name], stream(0, "classes", name))
         return self.leaves.log_density(states)
+
+    def draws_given(self, columns: Collection[str]) -> bool:
+        """See `Generator.draws_given`."""
+        return True
 
     def _draw(self, encoder: TableEncoder, n: int, rng: np.random.Generator, fixed: Fixed) -> Encoded:
         parts = [np.arange(start, min(n, start + CHUNK)) for start in range(0, n, CHUNK)]

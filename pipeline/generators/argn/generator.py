@@ -26,7 +26,7 @@ from pipeline.generators.training import TrainLog, choose_device, repeatable, to
 from pipeline.privacy.dpsgd import PrivateSettings, train_private
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from numpy.typing import NDArray
 
@@ -243,6 +243,10 @@ class ARGN(TabularGenerator):
                     each = keys.expand(len(part), -1)
                     found[k, part] = -self._net.loss(data.take(part), each, density=True)
         return (found.logsumexp(dim=0) - np.log(orders)).numpy().astype(np.float64)
+
+    def draws_given(self, columns: Collection[str]) -> bool:
+        """See `Generator.draws_given`."""
+        return self.config.order == "random"
 
     def _draw(self, encoder: TableEncoder, n: int, rng: np.random.Generator, fixed: Fixed) -> Encoded:
         random = torch.Generator().manual_seed(int(rng.integers(2**62)))

@@ -33,7 +33,7 @@ from pipeline.generators.rejection import draw_matching
 from pipeline.generators.tabular import Learned, TabularConfig, TabularGenerator
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -63,6 +63,7 @@ class CartConfig(TabularConfig):
             "numeric_target": "numbers",
             "most_predictors": 10_000,
         },
+        "forest": {"trees": 20, "share": 0.5, "gain": 0.0},
         "quick": {"trees": 2},
     }
     leaf: int = Field(
@@ -211,6 +212,10 @@ class Cart(TabularGenerator):
             warnings=warnings,
             facts={"trees": float(len(trees)), "leaves": float(sum(tree.leaves for tree in trees))},
         )
+
+    def draws_given(self, columns: Collection[str]) -> bool:
+        """See `Generator.draws_given`."""
+        return {c.name for c in self._columns[: len(set(columns))]} == set(columns)
 
     def _draw(self, encoder: TableEncoder, n: int, rng: np.random.Generator, fixed: Fixed) -> Encoded:
         asked = {*fixed.codes, *fixed.values}

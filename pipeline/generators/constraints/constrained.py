@@ -21,7 +21,7 @@ from pipeline.generators.rejection import TRIES
 from pipeline.generators.seeds import derive_seed, stream
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -107,6 +107,10 @@ class Constrained(Generator):
         found = redraw(draw, n, seed, purpose="bounds", by_row=bool(fixed))
         self.sample_counts = {**counts, "rows_beyond_bounds": found.violating}
         return found.cohort
+
+    def draws_given(self, columns: Collection[str]) -> bool:
+        """See `Generator.draws_given`; a column that is not learned as it is, is tried."""
+        return not set(columns) & set(self._fitted().taken) and self.inner.draws_given(columns)
 
     def portraits(self) -> dict[str, Portrait]:
         """Those of the inner generator, in its columns."""
