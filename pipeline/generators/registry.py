@@ -29,9 +29,15 @@ BUILT_IN: dict[str, str] = {
     "mixed_flow": "pipeline.generators.mixed_flow:MixedFlow",
     "scoehr": "pipeline.generators.scoehr:ScoEHR",
     "ehrdiff": "pipeline.generators.ehrdiff:EHRDiff",
+    "tabddpm": "pipeline.generators.tabddpm:TabDDPM",
+    "tabdiff_lite": "pipeline.generators.tabdiff_lite:TabDiffLite",
     "rlsyn": "pipeline.generators.rlsyn:RLSyn",
     "arf": "pipeline.generators.arf.generator:ARF",
     "argn": "pipeline.generators.argn.generator:ARGN",
+    "ctgan": "pipeline.generators.ctgan:CTGAN",
+    "copula_gan": "pipeline.generators.copula_gan:CopulaGAN",
+    "emr_wgan": "pipeline.generators.emr_wgan:EMRWGAN",
+    "halo_small": "pipeline.generators.halo_small:HaloSmall",
 }
 
 

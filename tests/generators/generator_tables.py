@@ -1,12 +1,22 @@
-"""The three tables on which every generator is tried (DESIGN section 5), seeded, with the quirks of real tables."""
+"""The three tables on which every generator is tried (DESIGN section 5), seeded, with the quirks of real tables.
+
+Generators that learn dated visits are tried on the same tables with visits beside them, a row a person (`suited`).
+"""
 
 from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.sparse import csr_matrix
 
 from pipeline.features.cohort import Cohort, assemble
-from pipeline.features.schema import CodeBlock, Column, Resolution, TableSchema
+from pipeline.features.schema import CodeBlock, Column, EventCodes, Resolution, TableSchema
+from pipeline.features.visits import Visits
+
+if TYPE_CHECKING:
+    from pipeline.generators.base import Generator
 
 RNG_SEED = 20260101
 DAY_2020 = 18_262
@@ -130,11 +140,43 @@ def code_cohort(n: int = 1500, seed: int = RNG_SEED) -> Cohort:
     return assemble(schema, columns, blocks={"diagnoses": present, "drugs": counts})
 
 
+def with_visits(cohort: Cohort, codes: int = 25, seed: int = RNG_SEED) -> Cohort:
+    """The rows, each a person of its own, with no to eight visits; codes hang on the person and on the visit before."""
+    rng = np.random.default_rng(seed)
+    n = cohort.n_rows
+    counts = np.minimum(rng.poisson(1.4, n), 8)
+    row = np.repeat(np.arange(n), counts)
+    start = np.r_[0, np.cumsum(counts)].astype(np.int64)
+    lean = rng.standard_normal(n)[row][:, None] * np.linspace(-1.5, 1.5, codes)
+    has = rng.random((len(row), codes)) < 1 / (1 + np.exp(-(np.linspace(-0.5, -3.5, codes) + lean)))
+    has[np.arange(len(row)), rng.integers(0, max(codes // 3, 1), len(row))] = True
+    gap = rng.choice([0, 1, 3, 7, 30, 90, 400], len(row), p=[0.05, 0.2, 0.15, 0.15, 0.25, 0.15, 0.05])
+    day = np.cumsum(gap)
+    day = day - np.repeat(np.r_[day, 0][start[:-1]], counts) + DAY_2020 + np.repeat(rng.integers(0, 900, n), counts)
+    vocabulary = [f"V{i:03d}" for i in range(codes)]
+    sizes = np.r_[0, np.cumsum(has.sum(axis=1))].astype(np.int64)
+    visits = Visits(vocabulary, start, day.astype(np.int64), sizes, np.nonzero(has)[1].astype(np.int32))
+    return replace(
+        cohort,
+        schema=cohort.schema.model_copy(update={"events": EventCodes(vocabulary=vocabulary)}),
+        subject=np.array([f"p{i:05d}" for i in range(n)]),
+        events=visits.events(),
+    )
+
+
+def suited(kind: type[Generator], cohort: Cohort) -> Cohort:
+    """The table as the generator takes it: with visits beside it where it says that it learns sequences alone."""
+    answer = kind.supports(cohort.schema)
+    return with_visits(cohort) if answer.sequences and not answer.ok else cohort
+
+
 FIXTURES = {"mixed": mixed_cohort, "stays": stay_cohort, "codes": code_cohort}
 
 QUICK: dict[str, dict[str, object]] = {
     "argn": {"preset": "quick", "epochs": 10, "patience": 0},
     "arf": {"trees": 20, "rounds": 3},
+    "copula_gan": {"preset": "quick", "steps": 200, "batch_size": 200},
+    "ctgan": {"preset": "quick", "steps": 200, "batch_size": 200},
     "cvae": {"epochs": 40, "batch_size": 128, "beta": 0.75, "patience": 40},
     "ehrdiff": {"preset": "quick", "steps": 800, "batch_size": 128},
     "scoehr": {"preset": "quick", "batch_size": 128, "steps": 800, "learning_rate": 2e-3, "latent_beta": 0.6},
@@ -146,8 +188,12 @@ QUICK: dict[str, dict[str, object]] = {
         "warm_epochs": 40,
         "critic_warmup": 20,
     },
+    "emr_wgan": {"preset": "quick", "steps": 150, "batch_size": 200},
+    "halo_small": {"preset": "quick", "columns": "independent", "columns_preset": "default", "epochs": 5},
     "mixed_flow": {"steps": 250, "batch_size": 256, "learning_rate": 3e-3, "sampling_steps": 15},
     "synthvae": {"epochs": 50, "batch_size": 128, "beta": 0.5, "patience": 0, "prior_components": 20},
+    "tabddpm": {"preset": "quick", "steps": 100, "batch_size": 128, "repeats": 2},
+    "tabdiff_lite": {"preset": "quick", "steps": 100, "batch_size": 128, "sampling_steps": 20},
     "tvae": {"epochs": 40, "batch_size": 128, "latent_dim": 16, "hidden": (128, 128), "patience": 0},
     "vae": {"epochs": 40, "batch_size": 128, "learning_rate": 2e-3, "patience": 40},
 }
