@@ -63,7 +63,6 @@ class CartConfig(TabularConfig):
             "numeric_target": "numbers",
             "most_predictors": 10_000,
         },
-        "forest": {"trees": 20, "share": 0.5, "gain": 0.0},
         "quick": {"trees": 2},
     }
     leaf: int = Field(
