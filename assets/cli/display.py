@@ -14,6 +14,7 @@ from rich.table import Table
 # A pipe has no width of its own; tables must not be folded for it.
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 220)
 FEWEST_COLUMNS = 3
+LONGEST_WORD = 24
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -27,15 +28,45 @@ def show(rows: Sequence[Mapping[str, Any]], *, title: str, as_json: bool, empty:
         console.print(empty)
         return
     table = Table(title=title, title_justify="left", header_style="bold", show_edge=False, pad_edge=False)
-    *_, last = rows[0]
-    for name in rows[0]:
+    shown, left_out = _fitting(rows, console.width)
+    for name in shown:
         right = all(isinstance(row[name], int | float) or row[name] in ("", None) for row in rows)
-        # Only the last column is folded: it is the one with sentences.
-        table.add_column(str(name), justify="right" if right else "left", no_wrap=name != last, overflow="fold")
+        folded = _is_folded(rows, name)
+        table.add_column(
+            name,
+            justify="right" if right else "left",
+            no_wrap=not folded,
+            overflow="fold",
+            min_width=_room(rows, name) if folded else None,
+        )
     for row in rows:
         # Escaped: a name such as utility_ratio[death] would else be taken for markup and lose its end.
-        table.add_row(*[escape(cell(value)) for value in row.values()])
+        table.add_row(*[escape(cell(row[name])) for name in shown])
     console.print(table)
+    if left_out:
+        say(f"No room here for: {', '.join(left_out)}. A wider terminal shows it, and so does --json.")
+
+
+def _is_folded(rows: Sequence[Mapping[str, Any]], name: str) -> bool:
+    """Whether a column may be folded: lists, and the last column's sentences. No name or number loses its end."""
+    return name == [*rows[0]][-1] or any(", " in row[name] for row in rows if isinstance(row[name], str))
+
+
+def _room(rows: Sequence[Mapping[str, Any]], name: str) -> int:
+    """Characters that a column needs: its longest word if it is folded, else its longest cell."""
+    cells = [cell(row[name]) for row in rows]
+    if _is_folded(rows, name):
+        return max(len(name), min(LONGEST_WORD, max((len(word) for text in cells for word in text.split()), default=1)))
+    return max(len(name), *(len(text) for text in cells))
+
+
+def _fitting(rows: Sequence[Mapping[str, Any]], width: int) -> tuple[list[str], list[str]]:
+    """The columns that fit beside each other, and those that do not. The first and the last always stay."""
+    names = list(rows[0])
+    left_out: list[str] = []
+    while len(names) > FEWEST_COLUMNS and sum(_room(rows, name) + 3 for name in names) - 3 > width:
+        left_out.insert(0, names.pop(-2))
+    return names, left_out
 
 
 def board(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[dict[str, str]]:

@@ -271,6 +271,11 @@ def sample(
     generator = load_generator(model)
     conditions = parse_conditions(where or []) or None
     rules = generator.known_rules if isinstance(generator, Constrained) else []
+    if meds is not None:
+        from pipeline.ingest.meds.synthetic import check_target, write_synthetic
+
+        # One row tells what all of them come with, before they are drawn.
+        check_target(generator.sample(1, seed=seed).schema, meds)
     if fair is not None:
         if conditions is not None:
             raise ConfigError("--fair draws whole cohorts, --where parts of one: give one of them.")
@@ -280,8 +285,6 @@ def sample(
     write_table(drawn.table, out)
     say(f"Wrote {drawn.n_rows:,} synthetic rows to {out}.")
     if meds is not None:
-        from pipeline.ingest.meds.synthetic import write_synthetic
-
         written = write_synthetic(drawn, meds, name=out.stem, version=f"seed {seed}")
         say(f"Wrote {written.events:,} events of {written.subjects:,} made-up people to {meds}.")
     next_steps([f"cohortloom evaluate --train TRAIN --holdout HOLDOUT --synthetic {out} --out report/"])
@@ -300,7 +303,7 @@ def _fair(
         known = [group[f"positive_{when}"] for when in ("before", "after")]
         shares = " -> ".join("-" if share is None else f"{share:.1%}" for share in known)
         say(f"{group['group']}: {group['share_after']:.1%} of the rows; positive {shares}")
-    say(f"{account.acceptance:.0%} of {account.candidates:,} candidates were kept.")
+    say(f"{account.rows:,} rows out of {account.candidates:,} candidates.")
     if account.decision_gap_after is not None:
         say(
             f"Gap of a model's decisions on rows of the generator: {account.decision_gap_before:.3f} -> "

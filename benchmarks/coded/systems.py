@@ -55,6 +55,9 @@ class System:
         return min(known) if known else None
 
 
+MED_PAPER = {"preset": "paper", "epochs": 60, "autoencoder_epochs": 30}
+MED_NOTE = "60 of 1,000 epochs, its autoencoder 30 of 100"
+
 SYSTEMS = (
     System("independent", "independent"),
     System("cart", "cart"),
@@ -66,4 +69,11 @@ SYSTEMS = (
     System("ehrdiff paper", "ehrdiff", {"preset": "paper", "epochs": 300}, note="300 of 5,000 epochs"),
     System("rlsyn", "rlsyn"),
     System("mixed_flow", "mixed_flow"),
+    System("medgan", "medgan"),
+    System("medbgan", "medbgan"),
+    System("medwgan", "medwgan"),
+    System("medgan paper", "medgan", MED_PAPER, note=MED_NOTE),
+    System("medbgan paper", "medbgan", MED_PAPER, note=MED_NOTE),
+    System("medwgan paper", "medwgan", MED_PAPER, note=MED_NOTE),
+    System("emr_wgan", "emr_wgan", {"steps": 1500}, note="1,500 of 8,000 steps"),
 )

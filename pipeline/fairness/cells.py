@@ -86,12 +86,14 @@ class Axis:
         return np.where(np.isnan(value), last, np.searchsorted(np.array(self.cuts), np.nan_to_num(value), side="right"))
 
     def place(self, level: Level | None) -> int:
-        """The part that a table's line names; raises `ConfigError` with the nearest name."""
+        """The part that a line of the table names, or `privileged`; raises `ConfigError` with the nearest name."""
         wanted = MISSING if level is None else level_name(level)
         if wanted not in self.names:
             raise ConfigError(
-                f"'{self.column.name}' has no level or piece of that name.", where=f"{WHERE}, table", todo=nearest(wanted, list(self.names))
-            )  # fmt: skip
+                f"'{self.column.name}' has no {'level' if self.column.discrete else 'piece'} '{wanted}'.",
+                where=WHERE,
+                todo=nearest(wanted, list(self.names)),
+            )
         return self.names.index(wanted)
 
 
@@ -251,7 +253,8 @@ class Cells:
                 todo="Join levels in the SQL, name fewer protected columns, or write `rare: pool` (the pool needs 11 rows too).",
             )
         if np.count_nonzero(people) - len(small) + bool(len(small)) < 2:
-            raise ConfigError(f"{', '.join(self.spec.protected)} make one group only among {whose}.", where=WHERE)
+            named = " and ".join(f"'{name}'" for name in self.spec.protected)
+            raise ConfigError(f"There is one group only of {named} among {whose}.", where=WHERE)
         return pooled
 
     def table_counts(self, counts: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -183,6 +183,7 @@ def shuffled(parts: list[Cohort], seed: int) -> Cohort:
     from scipy.sparse import vstack
 
     from pipeline.features.cohort import Cohort
+    from pipeline.features.visits import stacked_events, take_events
 
     schema = parts[0].schema
     n = sum(part.n_rows for part in parts)
@@ -194,4 +195,6 @@ def shuffled(parts: list[Cohort], seed: int) -> Cohort:
             ids = pa.array(numbered) if column.dtype == "string" else pa.array(np.arange(1, n + 1)).cast(column.dtype)
             table = table.set_column(i, table.schema.field(i), ids)
     blocks = {b.name: vstack([p.blocks[b.name] for p in parts], format="csr")[order] for b in schema.blocks}
-    return Cohort(table=table, schema=schema, subject=numbered, blocks=blocks)
+    visits = [p.events for p in parts if p.events is not None]
+    events = take_events(stacked_events(visits, [p.n_rows for p in parts]), order, n) if visits else None
+    return Cohort(table=table, schema=schema, subject=numbered, blocks=blocks, events=events)

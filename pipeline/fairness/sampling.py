@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pipeline.features.fairness_spec import FairnessSpec
     from pipeline.generators.base import Generator
 
+MISSING_TOLD = 0.5
 FEWEST_PILOT, MOST_PILOT = 5_000, 50_000
 SHARES_TOLD = 6
 SPARE = 1.5
@@ -311,6 +312,11 @@ def _account(cells: Cells, before: NDArray[np.float64], found: Filled) -> FairAc
     for i in np.flatnonzero(lacking):
         name = cell_name(cells, int(i)) if len(lacking) == cells.size else cell_name(cells, int(i) % inner)
         account.cells.append({"cell": name, "wanted": int(found.wanted[i]), "lacking": int(lacking[i])})
+    missing = float(before[..., -1].sum() / max(before.sum(), 1.0))
+    if missing > MISSING_TOLD:
+        account.warnings.append(
+            f"The label is missing in {missing:.0%} of the rows: what is promised is promised of the others alone."
+        )
     if account.lacking:
         account.warnings.append(
             f"{account.lacking:,} of {int(found.wanted.sum()):,} rows could not be found among {found.drawn:,} that were drawn: the "

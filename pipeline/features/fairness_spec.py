@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, nearest
+from pipeline.features.evaluation_spec import TaskSpec
 from pipeline.features.schema import Level
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from pipeline.features.evaluation_spec import TaskSpec
 
 Notion = Literal["parity", "equal_opportunity", "equalised_odds", "none"]
 SHARES_ADD_UP = 1e-3
@@ -159,14 +158,16 @@ class FairnessSpec(BaseModel):
 
 
 class _FairnessFile(BaseModel):
-    """A YAML file with the section alone."""
+    """A YAML file with the section, and what a cohort's file says beside it where the section leaves it out."""
 
     model_config = ConfigDict(extra="forbid")
     fairness: FairnessSpec
+    protected: list[str] = Field(default_factory=list, description="Protected columns, as in a cohort's file.")
+    tasks: list[TaskSpec] = Field(default_factory=list, description="Tasks, as in a cohort's file.")
 
 
 def read_fairness(file: Path) -> FairnessSpec:
-    """The section `fairness:` of a YAML file, complete in itself.
+    """The section `fairness:` of a YAML file, complete; `protected` and `tasks` may stand beside it as in a cohort.
 
     Raises:
         ConfigError: it cannot be read, or something is wrong or missing in it.
@@ -175,15 +176,32 @@ def read_fairness(file: Path) -> FairnessSpec:
 
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
-        return _FairnessFile.model_validate(content or {}).fairness.resolved()
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"The file cannot be read ({type(error).__name__}).", where=str(file)) from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise ConfigError("This is not valid YAML.", where=f"{file}{line}") from None
+    if not isinstance(content, dict) or not content.get("fairness"):
+        raise ConfigError(
+            "There is no section `fairness:` in it.",
+            where=str(file),
+            todo="Write one with `protected: [COLUMN]` and `label: COLUMN`; see docs/fairness.md.",
+        )
+    try:
+        read = _FairnessFile.model_validate(content)
     except ValidationError as error:
         raise ConfigError(_words(error), where=str(file)) from None
+    return read.fairness.resolved(read.tasks, read.protected)
 
 
 def _words(error: ValidationError) -> str:
-    first = error.errors()[0]
-    words = str(first["msg"]).removeprefix("Value error, ")
+    """What is wrong, with its place. A misspelt key is named first: what is missing then follows from it."""
+    first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
     place = ".".join(map(str, first["loc"]))
+    if first["type"] == "extra_forbidden":
+        fields = _FairnessFile.model_fields if len(first["loc"]) == 1 else FairnessSpec.model_fields
+        known = len(first["loc"]) == 1 or (len(first["loc"]), first["loc"][0]) == (2, "fairness")
+        return f"There is no key '{place}'. {nearest(str(first['loc'][-1]), list(fields)) if known else ''}".rstrip()
+    words = str(first["msg"]).removeprefix("Value error, ")
     return f"{place}: {words}." if place else f"{words[:1].upper()}{words[1:]}."

@@ -42,7 +42,9 @@ def united(schemas: Sequence[TableSchema]) -> TableSchema:
     first = schemas[0]
     if all(other == first for other in schemas):
         return first
-    if any((o.names, o.blocks, o.unit, o.events) != (first.names, first.blocks, first.unit, first.events) for o in schemas):
+    if any(
+        (o.names, o.blocks, o.unit, o.events) != (first.names, first.blocks, first.unit, first.events) for o in schemas
+    ):
         raise ConfigError("The replicates do not share one table.")
     columns = [_united([schema.columns[i] for schema in schemas]) for i in range(len(first.columns))]
     return first.model_copy(update={"columns": columns})

@@ -109,7 +109,8 @@ class CohortSpec(BaseModel):
         description="Code blocks beside the table, by name; their vocabularies are told from training.",
     )
     events: EventsSpec | None = Field(
-        default=None, description="Dated codes of the people, as visits beside the table; what sequences are learned from."
+        default=None,
+        description="Dated codes of the people, as visits beside the table; what sequences are learned from.",
     )
     tasks: list[TaskSpec] = Field(default_factory=list, description="Prediction tasks for utility.")
     protected: list[str] = Field(default_factory=list, description="Protected attributes for fairness.")

@@ -221,7 +221,11 @@ def load_inner(folder: Path) -> Generator:
 
     manifest = folder / "model.json"
     if not manifest.is_file():
-        raise NotFoundError(
-            "This folder holds no model.", where=str(folder), todo="Pass the folder that `cohortloom fit --out` wrote."
+        first = folder / "replicates" / "replicate-0"
+        todo = (
+            f"Pass one of its replicates: {first}."
+            if first.is_dir()
+            else "Pass the folder that `cohortloom fit --out` wrote."
         )
+        raise NotFoundError("This folder holds no model.", where=str(folder), todo=todo)
     return generator_class(json.loads(manifest.read_text())["generator"]).load(folder)

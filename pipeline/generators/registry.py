@@ -37,6 +37,13 @@ BUILT_IN: dict[str, str] = {
     "ctgan": "pipeline.generators.ctgan:CTGAN",
     "copula_gan": "pipeline.generators.copula_gan:CopulaGAN",
     "emr_wgan": "pipeline.generators.emr_wgan:EMRWGAN",
+    "medgan": "pipeline.generators.medgan:MedGAN",
+    "medbgan": "pipeline.generators.medgan:MedBGAN",
+    "medwgan": "pipeline.generators.medgan:MedWGAN",
+    "triple_gan": "pipeline.generators.triple_gan:TripleGAN",
+    "bt_gan": "pipeline.generators.bt_gan:BtGAN",
+    "bt_gan_minus": "pipeline.generators.bt_gan:BtGANMinus",
+    "fairgan": "pipeline.generators.fairgan:FairGAN",
     "halo_small": "pipeline.generators.halo_small:HaloSmall",
 }
 

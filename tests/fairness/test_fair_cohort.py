@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from biased_people import biased_people
@@ -15,9 +16,12 @@ from biased_people import biased_people
 from assets.cli import main
 from assets.generation import _fairness_metadata
 from pipeline.errors import ConfigError
+from pipeline.fairness.sampling import fair_sample
+from pipeline.features.fairness_spec import FairnessSpec
 from pipeline.features.rows import ordered_rows
 from pipeline.features.spec import load_book
 from pipeline.features.stored import read_features, write_cohort
+from pipeline.generators.registry import generator_class
 from pipeline.store.lake import Lake
 from pipeline.workflow.cell import Cell
 from pipeline.workflow.compute import Compute
@@ -194,3 +198,35 @@ def test_the_command_line_from_a_table_to_fair_rows(
     code, said = call("sample", model, "-n", 10, "--fair", fair, "--out", out)
     assert code != 0
     assert "No outcome is named" in said
+    # What a cohort's file says beside the section counts here too.
+    fair.write_text("protected: [group]\ntasks: [{name: hiring, label: hired}]\nfairness: {privileged: {group: a}}\n")
+    code, said = call("sample", model, "-n", 10, "--fair", fair, "--out", out)
+    assert code == 0, said
+    for wrong, words in (
+        ("fairness: {protectd: [group], label: hired}\n", "Did you mean 'protected'?"),
+        ("protected: [group]\n", "There is no section `fairness:`"),
+        ("- fairness\n", "There is no section `fairness:`"),
+        ("fairness: [\n", "fair.yaml:2: This is not valid YAML"),
+        ("fairness: {protected: [group], label: hired, privileged: {group: A}}\n", "'group' has no level 'A'"),
+    ):
+        fair.write_text(wrong)
+        code, said = call("sample", model, "-n", 10, "--fair", fair, "--out", out)
+        assert code != 0
+        assert words in said.replace("\n", " ")
+    fair.write_text("fairness: {protected: [group], label: hired}\n")
+    late = tmp_path / "late.parquet"
+    code, said = call("sample", model, "-n", 10, "--fair", fair, "--out", late, "--meds", tmp_path / "meds")
+    assert code != 0
+    assert "come without visits" in said
+    assert not late.exists(), "refused before a row is drawn"
+
+
+def test_a_label_that_is_mostly_missing_is_told() -> None:
+    people = biased_people(900)
+    hidden = np.arange(people.n_rows) % 5 > 0
+    hired = pa.array([None if h else v for h, v in zip(hidden, people.table["hired"].to_pylist(), strict=True)])
+    place = people.table.column_names.index("hired")
+    model = generator_class("bootstrap")()
+    model.fit(replace(people, table=people.table.set_column(place, people.table.schema.field(place), hired)), seed=1)
+    made = fair_sample(model, 300, seed=2, fairness=FairnessSpec(protected=["group"], label="hired"))
+    assert any("label is missing in 8" in words for words in made.account.warnings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,9 +13,12 @@ from pydantic import ValidationError
 from pipeline.errors import ConfigError, UnsupportedError
 from pipeline.fairness.cells import Cells
 from pipeline.fairness.decisions import gap_of, lines
+from pipeline.fairness.quotas import shuffled
 from pipeline.fairness.sampling import fair_sample
 from pipeline.fairness.targets import largest_remainders, target_shares, whole_rows
 from pipeline.features.fairness_spec import FairnessSpec
+from pipeline.features.schema import EventCodes
+from pipeline.features.visits import Visits
 from pipeline.generators.registry import generator_class
 
 if TYPE_CHECKING:
@@ -96,6 +100,23 @@ def test_any_first_part_is_like_the_whole(copies: Generator) -> None:
     made = fair_sample(copies, N, seed=5, fairness=asked())
     half = table(made.cohort.take(np.arange(N // 2)), asked())[0]
     assert abs(half[2].sum() / (N // 2) - 0.1) < 0.035
+
+
+def test_the_visits_of_a_person_go_with_the_row() -> None:
+    people = biased_people(60)
+    score = people.values("score").astype(np.int64)
+    n = people.n_rows
+    # One visit each, on the day that the score says; every third has none.
+    some = np.arange(n) % 3 > 0
+    starts = np.r_[0, np.cumsum(some)]
+    visits = Visits(["x"], starts, score[some], np.arange(some.sum() + 1), np.zeros(some.sum(), dtype=np.int32))
+    schema = people.schema.model_copy(update={"events": EventCodes(vocabulary=["x"])})
+    rows = replace(people, schema=schema, events=visits.events())
+    made = shuffled([rows.take(np.arange(20)), rows.take(np.arange(20, n))], seed=3)
+    got = Visits.of(made)
+    assert got.counts.sum() == some.sum()
+    assert made.values("score").tolist() != people.values("score").tolist()
+    np.testing.assert_array_equal(got.day, made.values("score")[got.row_of_visit])
 
 
 def test_strata_keep_what_may_rightly_decide(copies: Generator) -> None:
@@ -184,7 +205,7 @@ def test_rows_of_a_private_model_are_chosen_by_its_own_rows_alone() -> None:
         ({"protected": ["score"]}, "bins: {score"),
         ({"label": "score"}, "not an outcome"),
         ({"positive": "perhaps"}, "no such positive level"),
-        ({"privileged": {"group": "z"}}, "no level or piece"),
+        ({"privileged": {"group": "z"}}, "no level 'z'"),
         ({"privileged": {"town": "north"}}, "privileged but not protected"),
         ({"bins": {"town": [1.0]}}, "neither protected nor a stratum"),
         ({"protected": ["group"], "bins": {"group": [1.0]}}, "bins are for numbers"),

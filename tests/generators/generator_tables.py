@@ -175,11 +175,17 @@ FIXTURES = {"mixed": mixed_cohort, "stays": stay_cohort, "codes": code_cohort}
 QUICK: dict[str, dict[str, object]] = {
     "argn": {"preset": "quick", "epochs": 10, "patience": 0},
     "arf": {"trees": 20, "rounds": 3},
+    "bt_gan": {"preset": "quick", "undeclared": "guess", "steps": 200, "batch_size": 200},
+    "bt_gan_minus": {"preset": "quick", "undeclared": "guess", "steps": 200, "batch_size": 200},
     "copula_gan": {"preset": "quick", "steps": 200, "batch_size": 200},
     "ctgan": {"preset": "quick", "steps": 200, "batch_size": 200},
     "cvae": {"epochs": 40, "batch_size": 128, "beta": 0.75, "patience": 40},
     "ehrdiff": {"preset": "quick", "steps": 800, "batch_size": 128},
     "scoehr": {"preset": "quick", "batch_size": 128, "steps": 800, "learning_rate": 2e-3, "latent_beta": 0.6},
+    "fairgan": {"preset": "quick", "undeclared": "guess", "steps": 200, "batch_size": 200},
+    "medbgan": {"preset": "quick", "steps": 100, "batch_size": 128, "autoencoder_steps": 80, "select": "last"},
+    "medgan": {"preset": "quick", "steps": 100, "batch_size": 128, "autoencoder_steps": 80, "select": "last"},
+    "medwgan": {"preset": "quick", "steps": 100, "batch_size": 128, "autoencoder_steps": 80, "select": "last"},
     "rlsyn": {
         "preset": "quick",
         "iterations": 30,
@@ -194,6 +200,7 @@ QUICK: dict[str, dict[str, object]] = {
     "synthvae": {"epochs": 50, "batch_size": 128, "beta": 0.5, "patience": 0, "prior_components": 20},
     "tabddpm": {"preset": "quick", "steps": 100, "batch_size": 128, "repeats": 2},
     "tabdiff_lite": {"preset": "quick", "steps": 100, "batch_size": 128, "sampling_steps": 20},
+    "triple_gan": {"preset": "quick", "undeclared": "guess", "steps": 200, "batch_size": 200},
     "tvae": {"epochs": 40, "batch_size": 128, "latent_dim": 16, "hidden": (128, 128), "patience": 0},
     "vae": {"epochs": 40, "batch_size": 128, "learning_rate": 2e-3, "patience": 40},
 }

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.features.cohort import Cohort
-    from pipeline.features.schema import Column
+    from pipeline.features.schema import Column, TableSchema
     from pipeline.ingest.meds.export import Written
 
 
@@ -48,8 +48,7 @@ def write_synthetic(
     """
     if cohort.split is not None:
         raise ConfigError("These rows have a split: they are real ones.", where=name)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError("There is something already; nothing is overwritten.", where=str(folder))
+    check_target(cohort.schema, folder)
     events = event_table(cohort)
     folder.parent.mkdir(parents=True, exist_ok=True)
     work = folder.with_name(f".tmp-{folder.name}-{uuid.uuid4().hex}")
@@ -62,6 +61,17 @@ def write_synthetic(
     finally:
         remove(work)
     return written
+
+
+def check_target(schema: TableSchema, folder: Path) -> None:
+    """Raise `ConfigError` where rows of this schema have no visits, or the folder for them is taken: before any is drawn."""
+    if schema.events is None:
+        raise ConfigError(
+            "These rows come without visits, so there are no events to export.",
+            todo="Generators of sequences draw them (halo_small); rows alone are handed out with `cohortloom export`.",
+        )
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError("There is something already; nothing is overwritten.", where=str(folder))
 
 
 def event_table(cohort: Cohort) -> pa.Table:
