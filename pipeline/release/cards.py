@@ -46,6 +46,7 @@ class Provenance:
         cohort_privacy: What all trainings of the cohort have spent, and its budget.
         software: CohortLoom's version.
         tuned_by: Which tuning some of the settings came from; empty if none did.
+        drawn_under: Which notion of fairness the rows were drawn under, and what that did; empty if none.
     """
 
     generator: str
@@ -57,6 +58,7 @@ class Provenance:
     cohort_privacy: Mapping[str, Any]
     software: str
     tuned_by: str = ""
+    drawn_under: str = ""
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,7 @@ def card_markdown(card: Mapping[str, Any]) -> str:
                 ("generator", f"{made['generator']}, replicate 0 of {made['replicates']}"),
                 ("settings", settings(made["settings"])),
                 ("changed in the launchpad", settings(made["overrides"]) if made["overrides"] else "nothing"),
+                ("drawn under", made["drawn_under"] or "no notion of fairness: as the generator draws"),
                 ("privacy spent on this model", spend(made["privacy"])),
                 ("privacy spent on the cohort", spend(made["cohort_privacy"])),
                 ("seal", f"`{card['seal']}`"),

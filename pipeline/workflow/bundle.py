@@ -10,6 +10,7 @@ import json
 from importlib.metadata import version as installed
 from typing import TYPE_CHECKING, Any
 
+from pipeline.fairness.words import drawn_under
 from pipeline.privacy.composition import Loss
 from pipeline.release.cards import Provenance, Sanction, card_json, card_markdown, release_card
 from pipeline.release.croissant import croissant
@@ -96,6 +97,7 @@ def _provenance(found: Candidate, state: ReleaseState) -> Provenance:
         cohort_privacy=spent,
         software=installed("cohortloom"),
         tuned_by=found.tuned_by,
+        drawn_under=drawn_under(found.synthetic.info.get("fairness", [])),
     )
 
 

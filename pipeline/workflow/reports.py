@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import NotFoundError
 from pipeline.evaluation.protocol import references_from_table
 from pipeline.evaluation.results import results_from_table
+from pipeline.fairness.words import drawn_under
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -59,6 +60,8 @@ def publish_reports(
     from pipeline.evaluation.report import plain, write_report
 
     generator = rows.generator
+    # Shares that were moved on purpose: who reads the figures has to know.
+    under = drawn_under(rows.synthetic.info.get("fairness", []))
     content: dict[str, Any] = {
         "title": f"{cell.cohort}: {generator}",
         "facts": {
@@ -69,6 +72,7 @@ def publish_reports(
             "real rows": f"{cohort.n_rows:,}",
             "real subjects": f"{cohort.n_subjects:,}",
             "privacy of the training": _spent(rows.model) if rows.model is not None else "made elsewhere",
+            **({"drawn under": under} if under else {}),
             **{label.partition("/cohort=")[0]: sha256[:12] for label, sha256 in inputs.items()},
         },
         "details": plain({**evaluation.details, "losses": _losses(lake, rows.model)}),

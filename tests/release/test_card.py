@@ -185,8 +185,18 @@ def test_the_card_names_settings_overrides_waivers_and_who_signed(ward: Ward, tm
         "2031-05-06",
         "not differentially private",
         "Age in years.",
+        "drawn under | no notion of fairness",
     ):
         assert words in text, words
+
+
+def test_the_card_tells_the_notion_of_fairness_that_rows_were_drawn_under(ward: Ward, tmp_path: Path) -> None:
+    ward.asks(extra="tasks: [{name: death, label: died}]\nprotected: [sex]\nfairness: {notion: parity}\n")
+    ward.makes()
+    folder = released(ward, tmp_path / "out")
+    told = card(folder)["provenance"]["drawn_under"]
+    assert told.startswith("parity of 'died' over 'sex', aim labels")
+    assert f"drawn under | {told}" in (folder / "card.md").read_text(encoding="utf-8")
 
 
 def test_an_export_is_whole_or_not_at_all(ward: Ward, tmp_path: Path) -> None:

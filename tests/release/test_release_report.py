@@ -9,6 +9,7 @@ import pytest
 from release_ward import Ward
 
 from pipeline.errors import NotFoundError
+from pipeline.fairness.words import drawn_under
 from pipeline.release.signoff import Waiver
 from pipeline.workflow import judging
 from pipeline.workflow.reports import CONTENT, PUBLIC_REPORT, REPORT, publish_reports, write_release_report
@@ -40,6 +41,21 @@ def test_it_is_the_stored_public_report_with_waivers_and_facts(ward: Ward, tmp_p
         assert words in first
     assert ward.judges().sha256 == evaluation.sha256
     assert lake.reports.resolve(evaluation.asset, cell.partition).sha256 == stored.sha256, "the same bytes again"
+
+
+def test_rows_drawn_under_a_notion_of_fairness_say_so_in_the_reports(ward: Ward) -> None:
+    ward.asks(extra="tasks: [{name: death, label: died}]\nprotected: [sex]\nfairness: {notion: parity}\n")
+    ward.monkeypatch.setattr(judging, "publish_reports", publish_reports)
+    ward.makes()
+    lake, cell = ward.lake, ward.cell()
+    stored = lake.reports.resolve("evaluation/independent", cell.partition)
+    told = json.loads(lake.reports.path(stored, CONTENT).read_text(encoding="utf-8"))["facts"]["drawn under"]
+    assert told.startswith("parity of 'died' over 'sex', aim labels: gap of its share ")
+    assert "chosen out of" in told
+    assert "drawn under" in lake.reports.path(stored, PUBLIC_REPORT).read_text(encoding="utf-8")
+    rows = lake.tables.resolve("synthetic/independent", cell.partition).info["fairness"]
+    assert drawn_under(rows) == told
+    assert drawn_under([]) == ""
 
 
 def test_without_a_stored_report_it_says_what_to_do(ward: Ward, tmp_path: Path) -> None:
