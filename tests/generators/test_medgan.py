@@ -43,7 +43,7 @@ def codes_alone(n: int = 600, codes: int = 30, kind: str = "binary") -> Cohort:
     rate = np.exp(np.linspace(-0.5, -2.5, codes) + lean * np.where(np.arange(codes) % 2, 1.0, -1.0))
     counts = rng.poisson(rate)
     counts = np.minimum(counts, 1) if kind == "binary" else counts
-    block = CodeBlock(name="dx", kind=kind, vocabulary=[f"D{i:04d}" for i in range(codes)])  # type: ignore[arg-type]
+    block = CodeBlock(name="dx", kind=kind, vocabulary=[f"D{i:04d}" for i in range(codes)])
     return assemble(TableSchema(columns=[], blocks=[block]), {}, blocks={"dx": csr_matrix(counts.astype(float))})
 
 

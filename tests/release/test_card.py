@@ -191,7 +191,7 @@ def test_the_card_names_settings_overrides_waivers_and_who_signed(ward: Ward, tm
 
 
 def test_the_card_tells_the_notion_of_fairness_that_rows_were_drawn_under(ward: Ward, tmp_path: Path) -> None:
-    ward.asks(extra="tasks: [{name: death, label: died}]\nprotected: [sex]\nfairness: {notion: parity}\n")
+    ward.asks(extra="fairness: {notion: parity, label: died, protected: [sex]}\n")
     ward.makes()
     folder = released(ward, tmp_path / "out")
     told = card(folder)["provenance"]["drawn_under"]

@@ -44,7 +44,7 @@ def test_it_is_the_stored_public_report_with_waivers_and_facts(ward: Ward, tmp_p
 
 
 def test_rows_drawn_under_a_notion_of_fairness_say_so_in_the_reports(ward: Ward) -> None:
-    ward.asks(extra="tasks: [{name: death, label: died}]\nprotected: [sex]\nfairness: {notion: parity}\n")
+    ward.asks(extra="fairness: {notion: parity, label: died, protected: [sex]}\n")
     ward.monkeypatch.setattr(judging, "publish_reports", publish_reports)
     ward.makes()
     lake, cell = ward.lake, ward.cell()

@@ -12,6 +12,7 @@ What is where, from below:
     loop.py        `Training`: players in turn, averages, looks, checkpoints, verdicts (`health.py`, `fidelity.py`)
     margins.py     margins brought back to those of training
     generator.py   `AdversarialGenerator`: puts these together, draws, saves and loads
+    latent.py      generators in the latent space of an autoencoder: medgan and its kin
     named_columns.py, subgroups.py, information.py, fair_match.py, rejection_filter.py   of the fair ones: bt_gan, fairgan
     settings.py    `AdversarialConfig`: the settings that all share
 
