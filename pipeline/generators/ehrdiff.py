@@ -17,11 +17,12 @@ from pydantic import Field
 
 from pipeline.encoding.encoder import Encoded, TableEncoder
 from pipeline.errors import UnsupportedError
+from pipeline.generators.denoising.many_looks import ManyLooksConfig
 from pipeline.generators.denoising.margins import Margins
 from pipeline.generators.denoising.preconditioned import Denoiser, DenoiserShape
 from pipeline.generators.denoising.real_vector import RealVector
 from pipeline.generators.rejection import draw_matching
-from pipeline.generators.tabular import Learned, TabularConfig, TabularGenerator
+from pipeline.generators.tabular import Learned, TabularGenerator
 from pipeline.generators.train_settings import TrainSettings
 from pipeline.generators.training import choose_device, repeatable, torch_stream, train, tuning_rows
 from pipeline.privacy.dpsgd import PrivateSettings, train_private
@@ -41,8 +42,6 @@ if TYPE_CHECKING:
 
 CHUNK = 8192
 CALIBRATION_ROWS = 4096
-FEW_ROWS = 20_000
-LOOKS_AT_ONCE = 4_096
 """Looks that go through the network together while gradients are clipped."""
 
 
@@ -63,7 +62,7 @@ class WarmUp(TrainSettings):
         return 0.5 * (1 + math.cos(math.pi * (done - self.rise) / max(1e-9, 1 - self.rise)))
 
 
-class EHRDiffConfig(TabularConfig):
+class EHRDiffConfig(ManyLooksConfig):
     """Settings of EHRDiff."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -118,27 +117,6 @@ class EHRDiffConfig(TabularConfig):
     largest_noise: float = Field(default=80.0, gt=0, description="First noise level.")
     private_width: int = Field(default=128, ge=8, le=4096, description="`width` under differential privacy.")
     private_blocks: int = Field(default=1, ge=1, le=32, description="`blocks` under differential privacy.")
-    private_draws: int = Field(
-        default=8,
-        ge=1,
-        le=64,
-        description="Noises at which a noisy step looks at each of its subjects, averaged before the gradient is clipped:"
-        " they cost no epsilon (the publication: 4).",
-    )
-    private_epochs: float = Field(
-        default=60.0, gt=0, description="Noisy steps under differential privacy, as passes over the subjects."
-    )
-    private_batch_size: int = Field(
-        default=0, ge=0, description="Subjects a noisy step on average; 0: 512, or 2,048 from 20,000 subjects on."
-    )
-    private_learning_rate: float = Field(default=2e-3, gt=0, description="Learning rate of the noisy steps.")
-    private_clip: float = Field(default=1.0, gt=0, description="Largest norm of a subject's gradient.")
-    private_ema: float = Field(
-        default=0.99,
-        ge=0,
-        lt=1,
-        description="Decay of the running mean of the weights that a private training ends with.",
-    )
 
     def shape(self, *, private: bool = False) -> DenoiserShape:
         """Backbone and noise levels."""
@@ -154,17 +132,6 @@ class EHRDiffConfig(TabularConfig):
                 "mean_log": self.noise_mean,
                 "spread_log": self.noise_spread,
             },
-        )
-
-    def private_training(self, subjects: int) -> PrivateSettings:
-        """How to train under differential privacy on so many subjects."""
-        return PrivateSettings(
-            epochs=self.private_epochs,
-            expected_batch=self.private_batch_size or (512 if subjects < FEW_ROWS else 2_048),
-            clip=self.private_clip,
-            learning_rate=self.private_learning_rate,
-            ema=self.private_ema,
-            physical_rows=max(1, LOOKS_AT_ONCE // self.private_draws),
         )
 
     def training(self, rows: int) -> TrainSettings:

@@ -21,8 +21,9 @@ from pipeline.encoding.encoder import Encoded, TableEncoder
 from pipeline.generators.conditions import Fixed
 from pipeline.generators.denoising.flow import Flow, FlowShape
 from pipeline.generators.denoising.known_columns import KnownColumns
+from pipeline.generators.denoising.many_looks import ManyLooksConfig
 from pipeline.generators.seeds import stream
-from pipeline.generators.tabular import Learned, TabularConfig, TabularGenerator
+from pipeline.generators.tabular import Learned, TabularGenerator
 from pipeline.generators.training import TrainLog, TrainSettings, choose_device, repeatable, train, tuning_rows
 from pipeline.privacy.dpsgd import PrivateSettings, train_private
 
@@ -49,12 +50,10 @@ ENOUGH_LOOKS = 6_000
 SHORT = 3_000
 CALIBRATION_ROUNDS = 2
 CALIBRATION_ROWS = 4_096
-FEW_ROWS = 20_000
-LOOKS_AT_ONCE = 4_096
 """Looks that go through the network together while gradients are clipped."""
 
 
-class MixedFlowConfig(TabularConfig):
+class MixedFlowConfig(ManyLooksConfig):
     """Settings of `mixed_flow`; defaults chosen by the loss on one part of SUPPORT's training rows."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -145,27 +144,6 @@ class MixedFlowConfig(TabularConfig):
     private_width: int = Field(default=32, ge=4, le=4096, description="`width` under differential privacy.")
     private_blocks: int = Field(default=1, ge=0, le=32, description="`blocks` under differential privacy.")
     private_bins: int = Field(default=32, ge=2, le=512, description="`numeric_bins` under differential privacy.")
-    private_draws: int = Field(
-        default=8,
-        ge=1,
-        le=64,
-        description="Times and noises at which a noisy step looks at each of its subjects, averaged before the gradient is"
-        " clipped: they cost no epsilon (spec 8.4).",
-    )
-    private_epochs: float = Field(
-        default=60.0, gt=0, description="Noisy steps under differential privacy, as passes over the subjects."
-    )
-    private_batch_size: int = Field(
-        default=0, ge=0, description="Subjects a noisy step on average; 0: 512, or 2,048 from 20,000 subjects on."
-    )
-    private_learning_rate: float = Field(default=2e-3, gt=0, description="Learning rate of the noisy steps.")
-    private_clip: float = Field(default=1.0, gt=0, description="Largest norm of a subject's gradient.")
-    private_ema: float = Field(
-        default=0.99,
-        ge=0,
-        lt=1,
-        description="Decay of the running mean of the weights that a private training ends with.",
-    )
 
     def shape(self, *, private: bool = False) -> FlowShape:
         """Likelihoods and sizes of the network; under differential privacy nothing is dropped (spec 8.4)."""
@@ -178,17 +156,6 @@ class MixedFlowConfig(TabularConfig):
             blocks=self.private_blocks if private else self.blocks,
             film=self.film,
             dropout=None if private else self.dropout,
-        )
-
-    def private_training(self, subjects: int) -> PrivateSettings:
-        """How to train under differential privacy on so many subjects."""
-        return PrivateSettings(
-            epochs=self.private_epochs,
-            expected_batch=self.private_batch_size or (512 if subjects < FEW_ROWS else 2_048),
-            clip=self.private_clip,
-            learning_rate=self.private_learning_rate,
-            ema=self.private_ema,
-            physical_rows=max(1, LOOKS_AT_ONCE // self.private_draws),
         )
 
     def training(self, rows: int, learned: int) -> TrainSettings:

@@ -16,42 +16,29 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from pipeline.encoding.encoder import Encoded, TableEncoder
-from pipeline.generators.conditions import Fixed
 from pipeline.generators.denoising.known_states import KnownStates
 from pipeline.generators.denoising.mixed_reverse import ancestral_step, ddim_step, draw_back
 from pipeline.generators.denoising.multinomial import CosineSchedule, blurred, divergence, posterior
 from pipeline.generators.denoising.network import TIME_WAVES, time_features
-from pipeline.generators.denoising.split_rows import ScoreRanks, SplitRows
+from pipeline.generators.denoising.split_diffusion import SplitDiffusion, SplitDiffusionConfig, SplitNetwork
+from pipeline.generators.denoising.split_rows import SplitRows
 from pipeline.generators.denoising.state_groups import StateGroups, one_hot
-from pipeline.generators.seeds import stream
-from pipeline.generators.tabular import Learned, TabularConfig, TabularGenerator
-from pipeline.generators.training import TrainSettings, choose_device, repeatable, train, tuning_rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
-    from pipeline.features.cohort import Cohort
-    from pipeline.generators.base import Progress
     from pipeline.generators.training import Loss
 
-CHUNK_CELLS = 4_000_000
-"""Logits that are held at once while sampling: rows are drawn in chunks of at most 8,192."""
-CHUNK = 8_192
-PILOT_ROWS = 4_096
-"""Rows that are drawn once after training, to see where numbers go."""
 EDGE_SHARE = 0.005
 MOST_AT_EDGES = 0.05
 MOST_LABELS = 64
-TUNE_LOOKS = 6
-ENOUGH_LOOKS = 6_000
-SHORT = 3_000
 BETWEEN = 128
 """Width of the published network before its hidden layers, and of its time and label embeddings."""
 
 
-class TabDDPMConfig(TabularConfig):
+class TabDDPMConfig(SplitDiffusionConfig):
     """Settings of TabDDPM."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -77,15 +64,6 @@ class TabDDPMConfig(TabularConfig):
         description="What the network says of a number: the noise e in it, as published, or the velocity"
         " sqrt(a) e - sqrt(1 - a) x_0: what is left of it where a number's own noisy value has said what it can.",
     )
-    spike_share: float = Field(
-        default=0.1,
-        gt=0,
-        description="Share of a number's rows from which one exact value is a state of its own (spec 0.1); 2 for never.",
-    )
-    ranks: bool = Field(
-        default=True,
-        description="Bring each number's drawn margin to that of training by its ranks among drawn numbers.",
-    )
     label_given: bool = Field(
         default=True,
         description="A discrete column with the role 'label' is the condition of the network, as published, and drawn"
@@ -96,18 +74,6 @@ class TabDDPMConfig(TabularConfig):
         default=(256, 256), min_length=1, description="Widths of the hidden layers of the network."
     )
     dropout: float = Field(default=0.0, ge=0, lt=1, description="Share of hidden units that is dropped in training.")
-    steps: int = Field(default=3_000, ge=1, le=10_000_000, description="Training steps, at most.")
-    batch_size: int = Field(default=256, ge=1, description="Rows a step; fewer where there are fewer rows.")
-    learning_rate: float = Field(default=1e-3, gt=0, description="Learning rate of AdamW; falls to 0 along a line.")
-    ema: float = Field(
-        default=0.999, ge=0, lt=1, description="Decay of the running mean of the weights, .99 below 3,000 steps."
-    )
-    patience: int = Field(
-        default=25,
-        ge=0,
-        description="Rounds (hundredths of the steps) without gain on the tuning rows before training stops; 0 trains to"
-        " the end.",
-    )
     sampler: Literal["ddim", "ancestral"] = Field(
         default="ddim", description="Steps of numbers: deterministic, or ancestral as published."
     )
@@ -116,19 +82,6 @@ class TabDDPMConfig(TabularConfig):
     repeats: int = Field(
         default=5, ge=1, le=20, description="Times each step is gone where columns are fixed (re-noised in between)."
     )
-
-    def training(self, rows: int) -> TrainSettings:
-        """How the network is trained on so many rows."""
-        return TrainSettings(
-            steps=self.steps,
-            batch_size=min(self.batch_size, max(32, rows)),
-            learning_rate=self.learning_rate,
-            weight_decay=0.0,
-            schedule="linear",
-            ema=min(self.ema, 0.99) if self.steps < SHORT else self.ema,
-            patience=self.patience,
-            plateau=0,
-        )
 
 
 class PublishedMLP(nn.Module):
@@ -168,7 +121,7 @@ class PublishedMLP(nn.Module):
         return out
 
 
-class Diffusion(nn.Module):
+class Diffusion(SplitNetwork):
     """What is trained: the network, and what its outputs mean.
 
     Args:
@@ -231,60 +184,16 @@ class Diffusion(nn.Module):
         return clean.clamp(-self.config.farthest, self.config.farthest), chances
 
 
-class TabDDPM(TabularGenerator):
+class TabDDPM(SplitDiffusion[Diffusion]):
     """Gaussian and multinomial diffusion; the label native, other conditions by inpainting."""
 
     name = "tabddpm"
     title = "TabDDPM: Gaussian and multinomial diffusion"
     Config = TabDDPMConfig
     config: TabDDPMConfig
-    uses_gpu = True
-    kinds = ("torch",)
-    resumes = True
-    not_private = "Its training under differential privacy has not been tried out; argn and vae have one."
 
-    def _learn(
-        self,
-        encoder: TableEncoder,
-        rows: Encoded,
-        cohort: Cohort,
-        *,
-        seed: int,
-        device: str,
-        progress: Progress | None,
-    ) -> Learned:
-        place = choose_device(device)
-        self._split = self._rows_of(encoder)
-        self._split.learn(rows)
-        tune = tuning_rows(cohort)
-        looks = max(1, min(TUNE_LOOKS, ENOUGH_LOOKS // max(1, int(tune.sum()))))
-        with repeatable(seed):
-            model = Diffusion(self._split, self.config)
-            model.start(self._split)
-            model.to(place)
-            self._model, self._ranks = model, ScoreRanks(np.zeros((0, 0)))
-            if not model.width:
-                model.to("cpu").eval()
-                return Learned(warnings=["No column has more than one value: there is nothing to learn."])
-            log = train(
-                model,
-                self._loss(model, rows, place),
-                fit_rows=np.flatnonzero(~tune),
-                tune_rows=np.repeat(np.flatnonzero(tune), looks),
-                settings=self.config.training(int((~tune).sum())),
-                seed=seed,
-                device=place,
-                progress=progress,
-                checkpoint=self._checkpoint,
-            )
-            model.to("cpu")
-        facts, warnings = self._look_at_numbers(encoder, seed)
-        return Learned(
-            parameters=sum(p.numel() for p in model.parameters()),
-            losses=log.losses,
-            warnings=[*log.warnings, *warnings],
-            facts={"best_epoch": float(log.best_epoch), **facts},
-        )
+    def _network(self) -> Diffusion:
+        return Diffusion(self._split, self.config)
 
     def _rows_of(self, encoder: TableEncoder) -> SplitRows:
         """Rows as scores and states, the label outside."""
@@ -307,20 +216,19 @@ class TabDDPM(TabularGenerator):
 
         return loss
 
-    def _look_at_numbers(self, encoder: TableEncoder, seed: int) -> tuple[dict[str, float], list[str]]:
-        """Where drawn numbers go: ranks to correct them by, and whether they pile up at the ends of their columns.
+    def _complete(self, encoder: TableEncoder, known: KnownStates, rng: np.random.Generator) -> None:
+        """A label that is not fixed is drawn with its shares."""
+        given = self._split.without
+        if given is not None and given not in known.rows.states:
+            shares = encoder.levels[given].frequency
+            known.rows.states[given] = rng.choice(len(shares), size=known.n, p=shares / shares.sum())
 
-        An under-trained network throws numbers to the smallest and the largest value (spec 6.1).
-        """
-        if not self._model.numbers:
-            return {}, []
-        rng = stream(seed, "pilot")
-        scores, states, _ = self._parts(encoder, PILOT_ROWS, rng, Fixed())
-        regular = self._split.regular(states)
+    def _looked(
+        self, scores: NDArray[np.float64], regular: NDArray[np.bool_]
+    ) -> tuple[dict[str, float], list[str]]:  # fmt: skip
+        """Do numbers pile up at the ends of their columns? An under-trained network throws them there (spec 6.1)."""
         outer = np.abs(self._ranks.uniforms(scores) - 0.5) > 0.5 - EDGE_SHARE
         share = np.where(regular, outer, False).sum(axis=0) / np.maximum(1, regular.sum(axis=0))
-        if self.config.ranks:
-            self._ranks = ScoreRanks.fit(scores, regular)
         facts = {"mass_at_edges": float(share.max())}
         off = int((share > MOST_AT_EDGES).sum())
         if not off:
@@ -329,27 +237,6 @@ class TabDDPM(TabularGenerator):
             f"Numbers pile up at the ends: in {off} of {len(share)} columns more than {MOST_AT_EDGES:.0%} of the drawn numbers"
             f" lie in the outermost {2 * EDGE_SHARE:.0%} (furthest {share.max():.0%}). The network is under-trained: ask for more `steps`."
         ]
-
-    def _draw(self, encoder: TableEncoder, n: int, rng: np.random.Generator, fixed: Fixed) -> Encoded:
-        scores, states, known = self._parts(encoder, n, rng, fixed)
-        return self._split.encoded(self._ranks.uniforms(scores), states, rng, known)
-
-    def _parts(
-        self, encoder: TableEncoder, n: int, rng: np.random.Generator, fixed: Fixed
-    ) -> tuple[NDArray[np.float64], NDArray[np.int64], Encoded]:
-        """(n, numbers) scores and (n, columns) states from noise, and what is known of the rows, their labels included."""
-        noise = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        known = KnownStates.of(self._split, n, fixed, rng)
-        given = self._split.without
-        if given is not None and given not in known.rows.states:
-            shares = encoder.levels[given].frequency
-            known.rows.states[given] = rng.choice(len(shares), size=n, p=shares / shares.sum())
-        chunk = max(256, min(CHUNK, CHUNK_CELLS // max(1, self._model.width)))
-        # One thread, so that the bytes do not depend on how many cores there are.
-        with repeatable(0), torch.inference_mode():
-            parts = [self._chunk(known.part(slice(at, min(n, at + chunk))), noise) for at in range(0, n, chunk)]
-        scores = np.concatenate([x for x, _ in parts]).astype(np.float64)
-        return scores, np.concatenate([states for _, states in parts]), known.rows
 
     def _chunk(self, known: KnownStates, noise: torch.Generator) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         model, config = self._model, self.config
@@ -368,15 +255,3 @@ class TabDDPM(TabularGenerator):
             repeats=config.repeats,
         )
         return x.numpy(), states.numpy()
-
-    def _state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        return {**{f"net/{k}": v.numpy() for k, v in self._model.state_dict().items()}, "knots": self._ranks.knots}, {}
-
-    def _restore(self, encoder: TableEncoder, tensors: Mapping[str, NDArray[Any]], extra: Mapping[str, Any]) -> None:
-        self._split = self._rows_of(encoder)
-        with repeatable(0):
-            self._model = Diffusion(self._split, self.config)
-        weights = {k.removeprefix("net/"): torch.as_tensor(np.array(v)) for k, v in tensors.items() if "/" in k}
-        self._model.load_state_dict(weights)
-        self._model.eval()
-        self._ranks = ScoreRanks(np.asarray(tensors["knots"]))

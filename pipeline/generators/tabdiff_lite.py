@@ -12,39 +12,27 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
-from pipeline.encoding.encoder import Encoded, TableEncoder
-from pipeline.generators.conditions import Fixed
+from pipeline.encoding.encoder import Encoded
 from pipeline.generators.denoising.joint_noise import JointNoise, reveal
 from pipeline.generators.denoising.known_states import KnownStates
 from pipeline.generators.denoising.network import Film, ResMLP
-from pipeline.generators.denoising.split_rows import ScoreRanks, SplitRows
+from pipeline.generators.denoising.split_diffusion import SplitDiffusion, SplitDiffusionConfig, SplitNetwork
+from pipeline.generators.denoising.split_rows import SplitRows
 from pipeline.generators.denoising.state_groups import StateGroups
-from pipeline.generators.seeds import stream
-from pipeline.generators.tabular import Learned, TabularConfig, TabularGenerator
-from pipeline.generators.training import TrainSettings, choose_device, repeatable, train, tuning_rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
-    from pipeline.features.cohort import Cohort
-    from pipeline.generators.base import Progress
     from pipeline.generators.training import Loss
 
-CHUNK_CELLS = 4_000_000
-"""Logits that are held at once while sampling: rows are drawn in chunks of at most 8,192."""
-CHUNK = 8_192
-PILOT_ROWS = 4_096
-TUNE_LOOKS = 6
-ENOUGH_LOOKS = 6_000
-SHORT = 3_000
 TINY = 1e-30
 
 
-class TabDiffConfig(TabularConfig):
+class TabDiffConfig(SplitDiffusionConfig):
     """Settings of `tabdiff_lite`."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -64,15 +52,6 @@ class TabDiffConfig(TabularConfig):
         },
         "quick": {"steps": 400, "learning_rate": 3e-3, "width": 64, "sampling_steps": 30},
     }
-    spike_share: float = Field(
-        default=0.1,
-        gt=0,
-        description="Share of a number's rows from which one exact value is a state of its own (spec 0.1); 2 for never.",
-    )
-    ranks: bool = Field(
-        default=True,
-        description="Bring each number's drawn margin to that of training by its ranks among drawn numbers.",
-    )
     width: int = Field(default=128, ge=4, le=8192, description="Width of the network.")
     blocks: int = Field(default=2, ge=0, le=32, description="Residual blocks of the network.")
     film: Film = Field(
@@ -91,16 +70,7 @@ class TabDiffConfig(TabularConfig):
         description="Let the weight of the numbers' loss fall from 1 to 0 over the training, as published for 8,000 epochs;"
         " in the few thousand steps of a CPU numbers are then hardly learned.",
     )
-    steps: int = Field(default=3_000, ge=1, le=10_000_000, description="Training steps, at most.")
-    batch_size: int = Field(default=256, ge=1, description="Rows a step; fewer where there are fewer rows.")
-    learning_rate: float = Field(default=1e-3, gt=0, description="Learning rate of AdamW; falls to 0 along a line.")
     ema: float = Field(default=0.99, ge=0, lt=1, description="Decay of the running mean of the weights.")
-    patience: int = Field(
-        default=25,
-        ge=0,
-        description="Rounds (hundredths of the steps) without gain on the tuning rows before training stops; 0 trains to"
-        " the end.",
-    )
     smallest_noise: float = Field(default=0.002, gt=0, description="Noise level of numbers at time 0.")
     largest_noise: float = Field(default=80.0, gt=0, description="Noise level of numbers at time 1.")
     sampling_steps: int = Field(default=50, ge=1, le=10_000, description="Heun steps from noise to rows.")
@@ -108,21 +78,8 @@ class TabDiffConfig(TabularConfig):
         default=1.0, ge=0, description="Noise that is added back over all steps, as a share of the level."
     )
 
-    def training(self, rows: int) -> TrainSettings:
-        """How the network is trained on so many rows."""
-        return TrainSettings(
-            steps=self.steps,
-            batch_size=min(self.batch_size, max(32, rows)),
-            learning_rate=self.learning_rate,
-            weight_decay=0.0,
-            schedule="linear",
-            ema=min(self.ema, 0.99) if self.steps < SHORT else self.ema,
-            patience=self.patience,
-            plateau=0,
-        )
 
-
-class Unmasker(nn.Module):
+class Unmasker(SplitNetwork):
     """What is trained: the network inside Karras's preconditioning, and what its outputs mean.
 
     Args:
@@ -217,62 +174,16 @@ class Unmasker(nn.Module):
         return numbers, torch.cat([columns, rest], dim=1)
 
 
-class TabDiffLite(TabularGenerator):
+class TabDiffLite(SplitDiffusion[Unmasker]):
     """Noise on numbers, masks on the rest; conditions native on any columns."""
 
     name = "tabdiff_lite"
     title = "TabDiff, light: noised numbers and masked levels"
     Config = TabDiffConfig
     config: TabDiffConfig
-    uses_gpu = True
-    kinds = ("torch",)
-    resumes = True
-    not_private = "Its training under differential privacy has not been tried out; argn and vae have one."
 
-    def _learn(
-        self,
-        encoder: TableEncoder,
-        rows: Encoded,
-        cohort: Cohort,
-        *,
-        seed: int,
-        device: str,
-        progress: Progress | None,
-    ) -> Learned:
-        place = choose_device(device)
-        self._split = SplitRows(encoder, spike_share=self.config.spike_share)
-        self._split.learn(rows)
-        tune = tuning_rows(cohort)
-        looks = max(1, min(TUNE_LOOKS, ENOUGH_LOOKS // max(1, int(tune.sum()))))
-        with repeatable(seed):
-            model = Unmasker(self._split, self.config)
-            model.start(self._split)
-            model.to(place)
-            self._model, self._ranks = model, ScoreRanks(np.zeros((0, 0)))
-            if not model.width:
-                model.to("cpu").eval()
-                return Learned(warnings=["No column has more than one value: there is nothing to learn."])
-            log = train(
-                model,
-                self._loss(model, rows, place),
-                fit_rows=np.flatnonzero(~tune),
-                tune_rows=np.repeat(np.flatnonzero(tune), looks),
-                settings=self.config.training(int((~tune).sum())),
-                seed=seed,
-                device=place,
-                progress=progress,
-                checkpoint=self._checkpoint,
-            )
-            model.to("cpu")
-        if self.config.ranks and model.numbers:
-            scores, states, _ = self._parts(PILOT_ROWS, stream(seed, "pilot"), Fixed())
-            self._ranks = ScoreRanks.fit(scores, self._split.regular(states))
-        return Learned(
-            parameters=sum(p.numel() for p in model.parameters()),
-            losses=log.losses,
-            warnings=list(log.warnings),
-            facts={"best_epoch": float(log.best_epoch)},
-        )
+    def _network(self) -> Unmasker:
+        return Unmasker(self._split, self.config)
 
     def _loss(self, model: Unmasker, rows: Encoded, place: torch.device) -> Loss:
         split = self._split
@@ -284,23 +195,6 @@ class TabDiffLite(TabularGenerator):
             return model.losses(scores, states, noise, done if model.training else 0.0)
 
         return loss
-
-    def _draw(self, encoder: TableEncoder, n: int, rng: np.random.Generator, fixed: Fixed) -> Encoded:
-        scores, states, known = self._parts(n, rng, fixed)
-        return self._split.encoded(self._ranks.uniforms(scores), states, rng, known)
-
-    def _parts(
-        self, n: int, rng: np.random.Generator, fixed: Fixed
-    ) -> tuple[NDArray[np.float64], NDArray[np.int64], Encoded]:
-        """(n, numbers) scores and (n, columns) states from noise, and what is known of the rows."""
-        noise = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        known = KnownStates.of(self._split, n, fixed, rng)
-        chunk = max(256, min(CHUNK, CHUNK_CELLS // max(1, self._model.width)))
-        # One thread, so that the bytes do not depend on how many cores there are.
-        with repeatable(0), torch.inference_mode():
-            parts = [self._chunk(known.part(slice(at, min(n, at + chunk))), noise) for at in range(0, n, chunk)]
-        scores = np.concatenate([x for x, _ in parts]).astype(np.float64)
-        return scores, np.concatenate([states for _, states in parts]), known.rows
 
     def _chunk(self, known: KnownStates, noise: torch.Generator) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Rows from noise: given cells stand from the start and are never touched."""
@@ -324,15 +218,3 @@ class TabDiffLite(TabularGenerator):
             churn=config.churn,
         )
         return x.numpy(), states.numpy()
-
-    def _state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        return {**{f"net/{k}": v.numpy() for k, v in self._model.state_dict().items()}, "knots": self._ranks.knots}, {}
-
-    def _restore(self, encoder: TableEncoder, tensors: Mapping[str, NDArray[Any]], extra: Mapping[str, Any]) -> None:
-        self._split = SplitRows(encoder, spike_share=self.config.spike_share)
-        with repeatable(0):
-            self._model = Unmasker(self._split, self.config)
-        weights = {k.removeprefix("net/"): torch.as_tensor(np.array(v)) for k, v in tensors.items() if "/" in k}
-        self._model.load_state_dict(weights)
-        self._model.eval()
-        self._ranks = ScoreRanks(np.asarray(tensors["knots"]))

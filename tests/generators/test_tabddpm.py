@@ -15,8 +15,9 @@ from scipy.stats import entropy, kstest
 from pipeline.encoding.encoder import Encoded, EncodingSettings, TableEncoder
 from pipeline.features.cohort import Cohort, assemble
 from pipeline.features.schema import CodeBlock, TableSchema
-from pipeline.generators import tabddpm, training
+from pipeline.generators import training
 from pipeline.generators.conditions import Fixed
+from pipeline.generators.denoising import split_diffusion
 from pipeline.generators.denoising.known_states import KnownStates
 from pipeline.generators.denoising.mixed_reverse import ancestral_step, ddim_step, draw_back
 from pipeline.generators.denoising.multinomial import CosineSchedule, blurred, divergence, posterior
@@ -306,7 +307,7 @@ def test_six_thousand_codes_and_rows_in_chunks(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(model, "_chunk", lambda known, noise: (seen.append(known.n), inner(known, noise))[1])
     assert abs(model.sample(700, seed=0).blocks["dx"].mean() - 0.5) < 0.05
     assert sum(seen) == 700
-    assert max(seen) <= tabddpm.CHUNK_CELLS // 6000
+    assert max(seen) <= split_diffusion.CHUNK_CELLS // 6000
 
 
 def test_two_hundred_flags_never_make_the_loss_infinite() -> None:
