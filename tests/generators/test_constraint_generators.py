@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 import pytest
-from generator_tables import QUICK
+from generator_tables import QUICK, suited
 from rule_tables import RULES, ward_cohort
 
 from pipeline.errors import ConfigError, UnsupportedError
@@ -62,6 +62,7 @@ def test_every_rule_holds_in_every_row_of_every_generator(name: str, ward: Cohor
         **QUICK.get(name, {}),
         **({"epochs": 5} if "epochs" in generator_class(name).Config.model_fields else {}),
     }
+    ward = suited(generator_class(name), ward)
     model = under_rules(generator_class(name)(settings), RULES)
     assert isinstance(model, Constrained)
     model.fit(ward, seed=1, device="cpu")
