@@ -94,7 +94,9 @@ class Bench:
 
         if name not in self._fitted:
             told = {"label": self.split.task.label, "protected": [self.split.data.protected]}
-            model = generator_class(name)(told if name in FAIR_GENERATORS else GENERATORS[name])
+            kind = generator_class(name)
+            known = {k: v for k, v in told.items() if k in kind.Config.model_fields}
+            model = kind(known if name in FAIR_GENERATORS else GENERATORS[name])
             model.fit(self.split.train, seed=self.seed, device="cpu")
             self._fitted[name] = model
         return self._fitted[name]
