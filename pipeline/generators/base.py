@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import pandas as pd
+    from numpy.typing import NDArray
 
     from pipeline.features.cohort import Cohort
     from pipeline.features.schema import TableSchema
@@ -212,6 +213,20 @@ def load_generator(folder: Path) -> Generator:
 
         return Constrained.load(folder)
     return load_inner(folder)
+
+
+def own_bundle(kind: type[Generator], folder: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """Tensors and manifest of the model saved in `folder`; raises `ConfigError` if another generator saved it."""
+    from pipeline.store.bundles import load_bundle
+
+    tensors, manifest = load_bundle(folder)
+    if manifest["generator"] != kind.name:
+        raise ConfigError(
+            f"This is a model of '{manifest['generator']}', not of '{kind.name}'.",
+            where=str(folder),
+            todo="Use load_generator, which asks the model itself.",
+        )
+    return tensors, manifest
 
 
 def load_inner(folder: Path) -> Generator:

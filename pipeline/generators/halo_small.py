@@ -19,7 +19,7 @@ import torch
 from pipeline.errors import ConfigError, InputError, TrainingError, UnsupportedError
 from pipeline.features.cohort import Cohort, assemble
 from pipeline.features.visits import Visits
-from pipeline.generators.base import FitReport, Generator, Support
+from pipeline.generators.base import FitReport, Generator, Support, own_bundle
 from pipeline.generators.checkpoint import Checkpoint, identity_of
 from pipeline.generators.conditions import parse_conditions
 from pipeline.generators.memory import memory_advice
@@ -244,15 +244,8 @@ class HaloSmall(Generator):
     def load(cls, folder: Path) -> Self:
         """The model saved in `folder`."""
         from pipeline.features.schema import TableSchema
-        from pipeline.store.bundles import load_bundle
 
-        tensors, manifest = load_bundle(folder)
-        if manifest["generator"] != cls.name:
-            raise ConfigError(
-                f"This is a model of '{manifest['generator']}', not of '{cls.name}'.",
-                where=str(folder),
-                todo="Use load_generator, which asks the model itself.",
-            )
+        tensors, manifest = own_bundle(cls, folder)
         model = cls(cls.Config(**manifest["config"]))
         model._schema = TableSchema(**manifest["schema"])
         if manifest["columns"] is not None:

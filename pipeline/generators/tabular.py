@@ -18,7 +18,7 @@ from pydantic import Field
 from pipeline.encoding.encoder import Encoded, EncodingSettings, TableEncoder
 from pipeline.encoding.private import private_encoder, private_rows, refusal
 from pipeline.errors import ConfigError, InputError, TrainingError, UnsupportedError
-from pipeline.generators.base import NO_SEQUENCES, FitReport, Generator, GeneratorConfig, Support
+from pipeline.generators.base import NO_SEQUENCES, FitReport, Generator, GeneratorConfig, Support, own_bundle
 from pipeline.generators.conditions import Fixed, parse_conditions
 from pipeline.generators.health import check_health
 from pipeline.generators.memory import memory_advice
@@ -270,15 +270,7 @@ class TabularGenerator(Generator):
     @classmethod
     def load(cls, folder: Path) -> Self:
         """The model saved in `folder`."""
-        from pipeline.store.bundles import load_bundle
-
-        tensors, manifest = load_bundle(folder)
-        if manifest["generator"] != cls.name:
-            raise ConfigError(
-                f"This is a model of '{manifest['generator']}', not of '{cls.name}'.",
-                where=str(folder),
-                todo="Use load_generator, which asks the model itself.",
-            )
+        tensors, manifest = own_bundle(cls, folder)
         return cls.restored(tensors, manifest)
 
     @classmethod
