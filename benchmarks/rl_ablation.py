@@ -33,6 +33,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no value head": {"value_head": False},
     "no entropy": {"entropy_weight": 0.0, "entropy_weight_end": 0.0},
     "from margins": {"warm": "margins"},
+    "states of N(0, I)": {"states": "standard"},
+    "the same, KL weight 1": {"states": "standard", "warm_beta": 1.0},
     "dependence: ar2": {"dependence": "ar2"},
     "dependence: noise": {"dependence": "noise"},
     "paper_aireadi": {"preset": "paper_aireadi"},

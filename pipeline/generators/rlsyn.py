@@ -56,7 +56,7 @@ class RLSyn(TabularGenerator):
     title = "Reinforcement learning: a row policy rewarded by a discriminator"
     Config = RLSynConfig
     config: RLSynConfig
-    code_version = "1"
+    code_version = "2"
     uses_gpu = True
     kinds = ("torch", "scikitlearn")
     resumes = True
@@ -100,7 +100,7 @@ class RLSyn(TabularGenerator):
                     tune_rows=tune_rows,
                     seed=seed,
                     device=place,
-                    progress=_shifted(progress, 0, config.iterations),
+                    progress=_shifted(progress, 0, config.updates(len(fit_rows))),
                     checkpoint=None if self._checkpoint is None else replace(self._checkpoint, stage="warm"),
                 )
             training = PolicyTraining(
@@ -231,6 +231,9 @@ class RLSyn(TabularGenerator):
         with repeatable(0):
             self._policy = self._network(encoder)
         weights = {k.removeprefix("policy/"): torch.as_tensor(v) for k, v in tensors.items() if k.startswith("policy/")}
+        if "state_edges" in weights:
+            states = [weights[k] for k in ("state_edges", "state_means", "state_factors")]
+            self._policy.draw_states_from(*states)
         self._policy.load_state_dict(weights)
         self._policy.eval()
 

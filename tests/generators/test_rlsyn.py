@@ -337,6 +337,42 @@ def test_an_interrupted_training_by_reward_ends_with_the_same_weights(tmp_path: 
         assert torch.equal(a, b)
 
 
+def test_states_come_from_the_mixture_that_was_given() -> None:
+    policy = made(mixed_cohort(300))[3]
+    means = torch.tensor([[-3.0, 0, 0, 1], [3.0, 0, 2, 0]])
+    factors = torch.stack([0.5 * torch.eye(4), torch.eye(4).tril() + 0.5 * torch.ones(4, 4).tril(-1)])
+    policy.draw_states_from(torch.tensor([0.25, 1.0]), means, factors)
+    states = policy.noise(40_000, torch.Generator().manual_seed(0), CPU)
+    left = states[:, 0] < 0
+    assert abs(left.float().mean().item() - 0.25) < 0.01
+    for part, mean, factor in zip((states[left], states[~left]), means, factors, strict=True):
+        np.testing.assert_allclose(part.mean(dim=0), mean, atol=0.05)
+        np.testing.assert_allclose(part.T.cov(), factor @ factor.T, atol=0.08)
+
+
+def test_a_warm_start_says_where_its_states_lie() -> None:
+    settings = {**SMALL, "warm": "vae", "warm_epochs": 30, "noise": 4, "iterations": 2}
+    model = RLSyn(settings)
+    model.fit(mixed_cohort(600), seed=0, device="cpu")
+    assert model._policy.state_edges is not None
+    assert not torch.allclose(model._policy.state_means, torch.zeros(4), atol=0.05), (
+        "latents that fill N(0, I) tell nothing"
+    )
+    plain = RLSyn({**settings, "states": "standard"})
+    plain.fit(mixed_cohort(600), seed=0, device="cpu")
+    assert plain._policy.state_edges is None
+
+
+def test_few_rows_are_not_shown_to_the_discriminator_for_ever() -> None:
+    config = RLSynConfig.build({"critic_passes": 10, "batch_size": 64, "critic_steps": 2, "iterations": 1000})
+    assert config.updates(100) == 7, "10 passes of 100 rows, 128 a time"
+    assert config.updates(10) == 1
+    assert config.updates(1_000_000) == 1000
+    assert RLSynConfig.build({"preset": "paper"}).updates(100) == 30_000
+    report = RLSyn({**SMALL, "critic_passes": 1, "iterations": 1000}).fit(mixed_cohort(300), seed=0, device="cpu")
+    assert report.health["iterations"] <= 3
+
+
 def test_told_columns_need_no_rejection() -> None:
     cohort = mixed_cohort(600)
     model = RLSyn({**SMALL, "condition_columns": ("group", "age"), "warm": "vae", "warm_epochs": 40})

@@ -96,6 +96,7 @@ class PolicyTraining:
         self.fit = torch.as_tensor(np.asarray(fit_rows), dtype=torch.long)
         self.tune = torch.as_tensor(np.asarray(tune_rows), dtype=torch.long)
         self.gamma = config.penalty(len(self.fit))
+        self.iterations = config.updates(len(self.fit))
         self.average = deepcopy(policy)
         self.best = deepcopy(policy)
         self.order = torch_stream(seed, "rl-batch")
@@ -115,10 +116,10 @@ class PolicyTraining:
                 if not self.at.stopped:
                     self._critic_step(self._episode(self.config.batch_size))
         saved = monotonic()
-        while self.at.iteration < self.config.iterations and not self.at.stopped:
+        while self.at.iteration < self.iterations and not self.at.stopped:
             self._iterate()
             if progress is not None and self.at.losses:
-                progress(self.at.iteration, self.config.iterations, self.at.losses[-1])
+                progress(self.at.iteration, self.iterations, self.at.losses[-1])
             if checkpoint is not None and monotonic() - saved >= checkpoint.seconds:
                 self._save(checkpoint)
                 saved = monotonic()
@@ -129,7 +130,7 @@ class PolicyTraining:
 
     def _iterate(self) -> None:
         config, at = self.config, self.at
-        done = at.iteration / config.iterations
+        done = at.iteration / self.iterations
         pace = SLOWEST + (1 - SLOWEST) * 0.5 * (1 + np.cos(np.pi * done)) if config.decay == "cosine" else 1.0
         for optimiser, rate in (
             (self.policy_steps, config.learning_rate),
@@ -151,10 +152,10 @@ class PolicyTraining:
         self._averaged()
         at.iteration += 1
         self._note(facts)
-        if at.iteration % config.evaluate_every == 0 or at.iteration == config.iterations:
+        if at.iteration % config.evaluate_every == 0 or at.iteration == self.iterations:
             self._look()
-        every = max(1, config.iterations // POINTS)
-        if at.iteration % every == 0 or at.iteration == config.iterations:
+        every = max(1, self.iterations // POINTS)
+        if at.iteration % every == 0 or at.iteration == self.iterations:
             at.losses.append({"step": float(at.iteration), **{k: float(np.mean(v)) for k, v in at.sums.items()}})
             at.sums = {}
 
@@ -206,7 +207,7 @@ class PolicyTraining:
 
     def _blurred(self, inputs: Tensor) -> Tensor:
         """The inputs with a little noise on their numbers, less and less of it."""
-        scale = self.config.instance_noise * (1 - self.at.iteration / self.config.iterations)
+        scale = self.config.instance_noise * (1 - self.at.iteration / self.iterations)
         wide = len(self.space.numeric)
         if scale <= 0 or not wide:
             return inputs
@@ -273,7 +274,7 @@ class PolicyTraining:
         """Hold drawn rows against the tuning rows, and keep the weights if none were better."""
         if self.config.select == "last" or len(self.tune) < FEWEST:
             return
-        late = self.at.iteration * 2 >= self.config.iterations
+        late = self.at.iteration * 2 >= self.iterations
         if not (late or warm):
             return
         score = self._score()

@@ -89,6 +89,10 @@ class Policy(nn.Module):
         self.value = nn.Linear(shape.hidden[-1], 1)
         self.links = self._links() if shape.dependence == "linked" else None
         self.second = self._second() if shape.dependence == "ar2" else None
+        self.state_edges: Tensor | None
+        self.state_means: Tensor
+        self.state_factors: Tensor
+        self.register_buffer("state_edges", None)
 
     def _links(self) -> ColumnLinks | None:
         space, cats = self.space, self.heads.categoricals
@@ -223,8 +227,30 @@ class Policy(nn.Module):
             self.head.weight.mul_(shrink)
 
     def noise(self, n: int, generator: torch.Generator, device: torch.device | str) -> Tensor:
-        """(n, noise) states of an episode."""
-        return torch.randn(n, self.shape.noise, generator=generator, device=device)
+        """(n, noise) states of an episode: of N(0, I), or of the mixture that `draw_states_from` took."""
+        normal = torch.randn(n, self.shape.noise, generator=generator, device=device)
+        if self.state_edges is None:
+            return normal
+        chance = torch.rand(n, 1, generator=generator, device=device)
+        component = (chance * self.state_edges[-1] >= self.state_edges).sum(dim=1).clamp_max(len(self.state_edges) - 1)
+        states = self.state_means[component]
+        for k in range(len(self.state_edges)):
+            at = component == k
+            states[at] += normal[at] @ self.state_factors[k].T
+        return states
+
+    def draw_states_from(self, edges: Tensor, means: Tensor, factors: Tensor) -> None:
+        """Draw states from a Gaussian mixture from now on.
+
+        Args:
+            edges: (components,) cumulated weights.
+            means: (components, noise).
+            factors: (components, noise, noise) lower Cholesky factors of the covariances.
+        """
+        like = self.head.weight
+        self.state_edges = edges.to(like)
+        for name, value in (("state_means", means), ("state_factors", factors)):
+            self.register_buffer(name, value.to(like))
 
 
 def parameters_of(modules: Sequence[nn.Module]) -> int:

@@ -42,6 +42,8 @@ _PUBLISHED: dict[str, Any] = {
     "calibrate": False,
     "critic_warmup": 0,
     "iterations": 30_000,
+    "critic_passes": None,
+    "states": "standard",
     "r1": 5.0,
 }
 _MIMIC: dict[str, Any] = {
@@ -128,6 +130,17 @@ class RLSynConfig(TabularConfig):
     )
     warm_epochs: int = Field(default=200, ge=1, le=10_000, description="Passes of the warm start 'vae', at most.")
     warm_rate: float = Field(default=2e-3, gt=0, description="Learning rate of the warm start 'vae'.")
+    warm_beta: float = Field(
+        default=0.25,
+        ge=0,
+        description="Weight of the KL term of the warm start 'vae'; the mixture that states come from closes the hole that a small"
+        " one leaves.",
+    )
+    states: Literal["mixture", "standard"] = Field(
+        default="mixture",
+        description="Where the state of an episode comes from: a Gaussian mixture fitted to where the warm start 'vae' puts"
+        " the training rows, or N(0, I) (as published, and after any other start).",
+    )
     objective: Literal["ppo", "reinforce", "gan"] = Field(
         default="ppo",
         description="Clipped policy gradient; plain REINFORCE; or, as an ablation, no policy gradient at all: gradients"
@@ -156,6 +169,12 @@ class RLSynConfig(TabularConfig):
     entropy_weight_end: float = Field(default=1e-4, ge=0, description="Weight of the entropy at the end.")
     iterations: int = Field(
         default=1200, ge=1, le=10_000_000, description="Updates of the policy, each on newly drawn rows."
+    )
+    critic_passes: int | None = Field(
+        default=300,
+        ge=1,
+        description="Times that the discriminator is shown each training row, at most, on average: with few rows iterations"
+        " end before it knows them by heart. None: no limit (as published).",
     )
     batch_size: int = Field(default=512, ge=2, description="Rows drawn an iteration, and real rows a step.")
     learning_rate: float = Field(default=3e-4, gt=0, description="Adam's learning rate of the policy.")
@@ -224,6 +243,12 @@ class RLSynConfig(TabularConfig):
     def penalty(self, rows: int) -> float:
         """Weight of the R1 penalty for so many training rows."""
         return PENALTY_ROWS / max(1, rows) if self.r1 is None else self.r1
+
+    def updates(self, rows: int) -> int:
+        """Iterations on so many training rows: `iterations`, or what `critic_passes` leaves of them."""
+        if self.critic_passes is None:
+            return self.iterations
+        return min(self.iterations, max(1, self.critic_passes * rows // (self.batch_size * self.critic_steps)))
 
     def clipped_by_block(self, columns: int) -> bool:
         """Is the ratio of an action with so many columns clipped by blocks?"""
