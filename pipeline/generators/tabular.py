@@ -168,7 +168,7 @@ class TabularGenerator(Generator):
         self._checkpoint = self._kept_in(checkpoint, encoder, rows, seed)
         learned = self._learn(encoder, rows, cohort, seed=seed, device=device, progress=progress)
         self.encoder = learned.encoder or encoder
-        drawn = self.sample(min(HEALTH_ROWS, max(200, 2 * cohort.n_rows)), seed=seed)
+        drawn = self._drawn_for_health(min(HEALTH_ROWS, max(200, 2 * cohort.n_rows)), seed)
         health, warnings = check_health(cohort, drawn)
         return FitReport(
             rows=cohort.n_rows,
@@ -221,7 +221,7 @@ class TabularGenerator(Generator):
             progress=progress,
         )
         self.encoder = learned.encoder or encoder
-        drawn = self.sample(min(HEALTH_ROWS, max(200, 2 * part.n_rows)), seed=seed)
+        drawn = self._drawn_for_health(min(HEALTH_ROWS, max(200, 2 * part.n_rows)), seed)
         health, warnings = check_health(part, drawn)
         return FitReport(
             rows=part.n_rows,
@@ -248,6 +248,10 @@ class TabularGenerator(Generator):
         cohort, counts = encoder.decode(rows, rng, fixed_codes=fixed.codes, fixed_values=fixed.values)
         self.sample_counts = counts
         return cohort
+
+    def _drawn_for_health(self, n: int, seed: int) -> Cohort:
+        """At most `n` rows to look at after training; fewer, or more quickly drawn ones, where a draw takes hours."""
+        return self.sample(n, seed=seed)
 
     def save(self, folder: Path) -> None:
         """Write `model.safetensors` and `model.json` into `folder`; same model, same bytes."""

@@ -62,6 +62,25 @@ def test_published_presets_run_from_end_to_end(preset: str, tmp_path: Path) -> N
     assert load_generator(tmp_path).sample(30, seed=2).table.equals(drawn.table)
 
 
+def test_a_published_model_is_looked_at_in_few_steps_and_drawn_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand steps of the UNet for the rows of the health checks alone were hours of a CPU."""
+    from pipeline.generators.latent_diffusion import noise_model
+
+    real, drawn = noise_model.em, []
+
+    def counted(*given: object) -> torch.Tensor:
+        drawn.append(len(given[2]))  # type: ignore[arg-type]
+        return real(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(noise_model, "em", counted)
+    model = ScoEHR({"preset": "paper", **SMALL})
+    report = model.fit(coded(100), seed=1, device="cpu")
+    assert not drawn
+    assert report.health, "it was looked at"
+    model.sample(30, seed=2)
+    assert drawn == [30], "people get the published sampler"
+
+
 def test_the_published_network_has_the_published_size() -> None:
     assert sum(p.numel() for p in UNet(144, UNetShape()).parameters()) == pytest.approx(24.5e6, rel=0.002)
     assert [side_of(w) for w in (1, 16, 17, 64, 144, 256, 1071)] == [4, 4, 8, 8, 12, 16, 36]
