@@ -2,13 +2,14 @@
 
 Rates are taken where as many people are called positive as are (as in `pipeline/evaluation/fairness`), leakages are the
 balanced accuracy of the best guess of the group from one yes or no, which of two groups is 1/2 + |gap of rates| / 2.
+A figure that cannot be told (a group without a case) is left out.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 LEAST_SHARE = 0.01
 """Share of the holdout from which a sub-group's representation is told."""
+T975 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}
+"""97.5 % quantile of Student's t of one degree of freedom less than seeds."""
 
 
 @dataclass(frozen=True)
@@ -46,42 +49,74 @@ class People:
         return cls(rows, outcome[rows] == 1, number[rows])
 
 
+def interval(values: list[float]) -> str:
+    """Mean and half the width of its 95 % interval over seeds (Student); of one seed the figure alone."""
+    if len(values) < 2:
+        return f"{values[0]:.3f}"
+    half = T975.get(len(values), 2.0) * float(np.std(values, ddof=1)) / len(values) ** 0.5
+    return f"{np.mean(values):.3f} ± {half:.3f}"
+
+
 def figures(people: People, scores: Numbers, *, ranked: bool = True) -> dict[str, float]:
-    """Figures of scores for real people; AUROCs only of scores that rank."""
+    """Figures of scores for real people; AUROCs, and rates at a chance of 1/2, only of scores that rank."""
+    from sklearn.metrics import average_precision_score
+
     from pipeline.evaluation.fairness.predictions import at_prevalence
     from pipeline.evaluation.intervals import auc
 
     called = at_prevalence(scores, people.truth)
     inside = [people.group == g for g in (0, 1)]
     rate, hits, misses = (
-        [float(called[i & among].mean()) for i in inside]
+        [_mean(called[i & among]) for i in inside]
         for among in (np.ones(len(called), dtype=bool), people.truth, ~people.truth)
     )
     found = {
-        "precision": float(called[people.truth].sum() / called.sum()),
-        "recall": float(called[people.truth].mean()),
+        "precision": _share(called[people.truth].sum(), called.sum()),
+        "recall": _mean(called[people.truth]),
         "parity_gap": rate[0] - rate[1],
         "opportunity_gap": hits[0] - hits[1],
-        "odds_gap": max(abs(hits[0] - hits[1]), abs(misses[0] - misses[1])),
+        "odds_gap": float(np.maximum(abs(hits[0] - hits[1]), abs(misses[0] - misses[1]))),
         "leak_model": 0.5 + abs(rate[0] - rate[1]) / 2,
     }
     if ranked:
         areas = [auc(scores[i], people.truth[i]) for i in inside]
         found |= {"auroc": auc(scores, people.truth), "auroc_gap": areas[0] - areas[1]}
+        found["auprc"] = float(average_precision_score(people.truth, scores)) if people.truth.any() else np.nan
         half = scores >= 0.5
-        found["parity_gap_half"] = float(half[inside[0]].mean() - half[inside[1]].mean())
-    return found
+        found["parity_gap_half"] = _mean(half[inside[0]]) - _mean(half[inside[1]])
+        found |= {f"{name}_half": value for name, value in _at_half(half, people.truth).items()}
+    return {name: value for name, value in found.items() if np.isfinite(value)}
+
+
+def _at_half(called: NDArray[np.bool_], truth: NDArray[np.bool_]) -> dict[str, float]:
+    """Accuracy, precision, recall and F1 of the positive class where a chance of 1/2 is a yes; nobody called: 0."""
+    right = int((called & truth).sum())
+    return {
+        "accuracy": _mean(called == truth),
+        "precision": right / max(int(called.sum()), 1),
+        "recall": _share(right, truth.sum()),
+        "f1": _share(2 * right, called.sum() + truth.sum()),
+    }
+
+
+def _mean(values: NDArray[Any]) -> float:
+    return float(values.mean()) if len(values) else float("nan")
+
+
+def _share(part: float, whole: float) -> float:
+    return float(part / whole) if whole else float("nan")
 
 
 def of_rows(split: FairSplit, rows: Cohort) -> dict[str, float]:
     """Figures of the rows themselves: leakage from their outcome, and the sub-group furthest out of proportion."""
     people = People.of(split, rows)
-    share = [float(people.truth[people.group == g].mean()) for g in (0, 1)]
-    return {
+    share = [_mean(people.truth[people.group == g]) for g in (0, 1)]
+    found = {
         "label_gap": share[0] - share[1],
         "leak_data": 0.5 + abs(share[0] - share[1]) / 2,
         "ldss": worst_ldss(split, rows),
     }
+    return {name: value for name, value in found.items() if np.isfinite(value)}
 
 
 def worst_ldss(split: FairSplit, rows: Cohort) -> float:

@@ -34,6 +34,7 @@ FILES = {
     "adult": "uci-adult",
     "compas": "compas",
     "heart": "uci-heart",
+    "mimic3_icu": "mimic-iii-demo-1.4",
 }
 """Cohorts and the folders of their files."""
 STUDIES = {
@@ -99,7 +100,7 @@ def read_table(name: str) -> Table:
         book, home, compute = load_book([BUILT_IN_COHORTS]), Home(Path(folder)).ensure(), Compute()
         lake, cell = Lake(home), Cell.of(book, name, "2026-10-01")
         handed = hand_over(home, cell.source.name, data_folder() / FILES[name], as_of=date(2026, 10, 31))
-        take_in(lake, handed, cell.source, "table", compute)
+        take_in(lake, handed, cell.source, cell.source.format, compute)
         gather_step(lake, cell)
         version, _ = features_step(lake, cell, compute)
         spec = cell.spec

@@ -170,17 +170,22 @@ def _codes(ctx: EvaluationContext, name: str, vocabulary: list[str]) -> dict[str
     }
 
 
-def visible_shares(counts: NDArray[np.integer], *, suppress: bool) -> list[float | None]:
+def visible_shares(
+    counts: NDArray[np.integer], *, suppress: bool, people: NDArray[np.integer] | None = None
+) -> list[float | None]:
     """Shares of all; None for a count between 1 and 10 where they are suppressed.
+
+    Where several of what is counted belong to a person, `people` says of how many people each count is.
 
     What is suppressed could be told from the sum of the others, so the next smallest go with it until a single count
     is none of theirs and they are SMALL together.
     """
     total = max(int(counts.sum()), 1)
-    hidden = (counts > 0) & (counts < SMALL) if suppress else np.zeros(len(counts), dtype=bool)
-    while hidden.any() and (hidden.sum() == 1 or counts[hidden].sum() < SMALL):
-        shown = np.flatnonzero(~hidden & (counts > 0))
+    of = counts if people is None else people
+    hidden = (of > 0) & (of < SMALL) if suppress else np.zeros(len(counts), dtype=bool)
+    while hidden.any() and (hidden.sum() == 1 or of[hidden].sum() < SMALL):
+        shown = np.flatnonzero(~hidden & (of > 0))
         if not len(shown):
             break
-        hidden[shown[np.argmin(counts[shown])]] = True
+        hidden[shown[np.argmin(of[shown])]] = True
     return [None if h else round(float(c) / total, 5) for c, h in zip(counts, hidden, strict=True)]

@@ -216,18 +216,19 @@ def test_groups_are_named_for_people_and_rare_ones_never(parts: Parts, fresh: Ev
 
 
 def test_every_figure_is_drawn_and_holds_no_small_count(fresh: EvaluationContext) -> None:
-    from pipeline.evaluation.report.figures import fairness, representation
+    from pipeline.evaluation.report.figures import fairness, representation, what_matters
 
+    modules = (representation, fairness, what_matters)
     found = run_evaluation(fresh.sides.parts, [fresh.synthetic.cohort], PLAN, metrics=ALL)
-    figures = [f for m in (representation, fairness) for draw in m.FIGURES for f in draw(found.results, found.details)]
-    tables = [t for make in fairness.TABLES for t in make(found.results, found.details)]
-    assert len(figures) == 6
+    figures = [f for m in modules for draw in m.FIGURES for f in draw(found.results, found.details)]
+    tables = [t for m in modules for make in m.TABLES for t in make(found.results, found.details)]
+    assert len(figures) == 7
     assert all(t["rows"] for t in tables)
-    assert len({f["id"] for f in figures}) == 6
+    assert len({f["id"] for f in figures}) == 7
     json.dumps([figures, tables], allow_nan=False)
     lightest = min(g["real"] for g in found.details["representation"])
     assert lightest * len(fresh.sides.holdout) >= 10.9
-    for module in (representation, fairness):
+    for module in modules:
         assert [f for draw in module.FIGURES for f in draw([], {})] == []
 
 
@@ -281,7 +282,7 @@ def test_plans_without_task_or_attribute_or_with_odd_ones(parts: Parts, plan: Ev
     _sound(rows)
     for name in ALL:
         top = next(r for r in rows if r.metric == name)
-        if not plan.protected and name != "xai.shap_rank":
+        if not plan.protected and name not in ("xai.shap_rank", "xai.shap_top"):
             assert top.status == "not_applicable", name
 
 
@@ -344,7 +345,7 @@ def test_forests_are_explained_where_shap_is_there(monkeypatch: pytest.MonkeyPat
     assert top.note == row.key1 == "outcome"
     assert 0.3 < top.value <= 1
     assert row.note == "10 columns"
-    monkeypatch.setattr("pipeline.evaluation.fairness.explanations.find_spec", lambda name: None)
+    monkeypatch.setattr("pipeline.evaluation.fairness.what_matters.find_spec", lambda name: None)
     assert "explain" in compute(context, ["xai.shap_rank_trees"])[0].note
 
 

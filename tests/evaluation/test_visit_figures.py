@@ -10,6 +10,7 @@ import pytest
 from pipeline.evaluation.context import EvaluationContext, Parts
 from pipeline.evaluation.plan import EvaluationPlan
 from pipeline.evaluation.protocol import evaluate_references, headline, run_evaluation
+from pipeline.evaluation.report.figures import visits as figures
 from pipeline.evaluation.results import MetricResult
 from pipeline.evaluation.visits.prediction import histories
 from pipeline.features.cohort import Cohort, assemble
@@ -134,3 +135,32 @@ def test_codes_that_training_has_not_are_left_out(parts: Parts) -> None:
     from pipeline.evaluation.visits.sides import visits_of
 
     assert list(visits_of(context, "S").vocabulary) == CODES
+
+
+def test_the_report_draws_visits_and_hides_bars_of_few_people(parts: Parts) -> None:
+    found = run_evaluation(parts, [people(600, 9, shift=2)], PLAN, metrics=FIGURES)
+    numbers, sizes, gaps = found.details["visits"]
+    assert [d["name"] for d in (numbers, sizes, gaps)] == list(FIGURES[:3])
+    real = Visits.of(parts.holdout)
+    for label, share in zip(numbers["labels"], numbers["real"], strict=True):
+        had = int((real.counts == int(label)).sum()) if label.isdigit() else 0
+        if label.isdigit() and share is not None:
+            assert share == pytest.approx(had / real.n, abs=1e-5)
+            assert had == 0 or had >= 11
+        elif label.isdigit():
+            # Fewer than 11 people, or hidden so that these cannot be told from the rest.
+            assert had
+    assert None in numbers["real"], "hardly anybody has ten visits"
+    assert None not in numbers["synthetic"]
+    assert sum(gaps["synthetic"]) == pytest.approx(1, abs=1e-4)
+    drawn = figures.bars(found.results, found.details)
+    assert len({f["id"] for f in drawn}) == 3
+    assert "two real samples" in drawn[0]["caption"]
+    whole, pairs = (make(found.results, found.details)[0]["rows"] for make in figures.TABLES)
+    assert len(whole) == len(FIGURES)
+    assert {p[0] for p in pairs} <= set(CODES)
+    assert len(pairs) > 3
+    none = replace(parts.reference0, schema=parts.reference0.schema.model_copy(update={"events": None}), events=None)
+    rows = run_evaluation(Parts(none, none, none, none), [none], PLAN, metrics=FIGURES)
+    assert not figures.bars(rows.results, rows.details)
+    assert not figures.figures(rows.results, rows.details)[0]["rows"]

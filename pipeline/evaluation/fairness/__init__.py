@@ -28,7 +28,8 @@ METRICS: dict[str, str] = {
     "fair.group.coverage": "pipeline.evaluation.fairness.subgroups:coverage",
     "fair.group.tstr": "pipeline.evaluation.fairness.subgroups:tstr",
     "fair.group.mia": "pipeline.evaluation.fairness.subgroups:mia",
-    "xai.shap_subgroup": "pipeline.evaluation.fairness.explanations:shap_subgroup",
-    "xai.shap_rank": "pipeline.evaluation.fairness.explanations:shap_rank",
-    "xai.shap_rank_trees": "pipeline.evaluation.fairness.explanations:shap_rank_trees",
+    "xai.shap_subgroup": "pipeline.evaluation.fairness.what_matters:shap_subgroup",
+    "xai.shap_rank": "pipeline.evaluation.fairness.what_matters:shap_rank",
+    "xai.shap_top": "pipeline.evaluation.fairness.what_matters:shap_top",
+    "xai.shap_rank_trees": "pipeline.evaluation.fairness.what_matters:shap_rank_trees",
 }

@@ -87,6 +87,15 @@ SECTIONS: tuple[Section, ...] = (
         "No clinical rule could be checked: the cohort declares none, and none was found in its real rows.",
     ),
     Section(
+        "visits",
+        "Visits",
+        "Visits over time",
+        "People as a course of dated visits: do synthetic people come as often as real ones, as long after, with as many "
+        "codes, and does one diagnosis follow another as it does really?",
+        ("visits",),
+        "The cohort has no dated visits.",
+    ),
+    Section(
         "utility",
         "Utility",
         "Utility: what the rows are good for",
@@ -113,7 +122,7 @@ SECTIONS: tuple[Section, ...] = (
         "Fairness: who gains and who loses",
         "Are all groups present in the synthetic rows, and do models made from them treat groups no worse than models "
         "made from real rows do? Groups with too few people to judge are said to be so.",
-        ("representation", "fairness"),
+        ("representation", "fairness", "what_matters"),
         "The cohort declares no protected attribute.",
     ),
     Section(

@@ -13,6 +13,7 @@ import numpy as np
 
 from pipeline.evaluation.registry import metric
 from pipeline.evaluation.results import MetricSpec, TooFew
+from pipeline.evaluation.visits.plots import bars
 from pipeline.evaluation.visits.sides import refusal, visits_of
 
 if TYPE_CHECKING:
@@ -126,6 +127,9 @@ def _compared(ctx: EvaluationContext, spec: MetricSpec, counts: Counts) -> list[
     refused = refusal(ctx, spec)
     if refused:
         return refused
+    if ctx.with_plots:
+        drawn = bars(spec.id, *(counts(visits_of(ctx, name)) for name in ("H", "S", "T")))
+        ctx.plots.setdefault("visits", []).append(drawn)
     found = _histograms(ctx, counts)
     rows: list[MetricResult] = []
     for key, side in (("mean_real", found[0].real), ("mean_synthetic", found[0].made)):

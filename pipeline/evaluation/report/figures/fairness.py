@@ -1,8 +1,8 @@
-"""Figures of fairness: whom models serve worse, what they go by. Who is represented is in `representation.py`."""
+"""Figures of fairness: whom models serve worse. Who is represented is in `representation.py`, what models go by in
+`what_matters.py`."""
 
 from __future__ import annotations
 
-from math import log10
 from typing import TYPE_CHECKING, Any
 
 from pipeline.evaluation.report.figures.base import REAL, SYNTHETIC, Figure, Table, figure, table
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from pipeline.evaluation.results import MetricResult
 
 MOST_ROWS = 24
-FAR_BEHIND = 24
 DRAWN: tuple[tuple[str, str, str], ...] = (
     ("auroc", "AUROC gap between groups", "How much better the model ranks people of one group than of another."),
     (
@@ -73,7 +72,7 @@ def gaps(results: Sequence[MetricResult], details: Mapping[str, Any]) -> list[Fi
             known = [
                 (label, r) for label, r in zip(labels, chosen, strict=True) if r is not None and r.value is not None
             ]
-            data.append(_dots(known, group, colour, symbol))
+            data.append(dots(known, group, colour, symbol))
         found.append(
             figure(
                 f"fairness-gap-{name}",
@@ -87,69 +86,6 @@ def gaps(results: Sequence[MetricResult], details: Mapping[str, Any]) -> list[Fi
             )
         )
     return found
-
-
-def what_models_go_by(results: Sequence[MetricResult], details: Mapping[str, Any]) -> list[Figure]:
-    """Ranks of the columns that matter most, trained on real and on synthetic rows, protected ones marked."""
-    found: list[Figure] = []
-    for task, explained in details.get("explanations", {}).items():
-        ranks = explained["ranks"]
-        if not ranks:
-            continue
-        data = [
-            {
-                "type": "scatter",
-                "mode": "lines+markers+text",
-                "x": ["trained on real", "trained on synthetic"],
-                "y": [r["real"], r["synthetic"]],
-                "text": [r["column"], r["column"]],
-                "textposition": ["middle left", "middle right"],
-                "textfont": {"size": 11},
-                "cliponaxis": False,
-                "line": {"color": "#D55E00" if r["protected"] else REAL, "width": 3.4 if r["protected"] else 1.6},
-                "marker": {
-                    "color": "#D55E00" if r["protected"] else REAL,
-                    "symbol": "diamond" if r["protected"] else "circle",
-                    "size": 10 if r["protected"] else 7,
-                },
-                "hovertemplate": f"{r['column']}: %{{y}} of {explained['columns']}<extra>%{{x}}</extra>",
-            }
-            for r in ranks
-        ]
-        lowest = max(max(r["real"], r["synthetic"]) for r in ranks)
-        found.append(
-            figure(
-                f"fairness-ranks-{len(found)}",
-                f"What models go by: {task}",
-                "Columns in the order of their weight (mean size of Shapley values) in logistic models that explain the same "
-                "real people; 1 moves predictions most. Protected attributes are orange diamonds. Level lines mean that "
-                "both models go by the same things; a protected attribute that climbs to the right has gained weight. "
-                "First seed.",
-                data,
-                {
-                    "xaxis": {"type": "category", "range": [-0.75, 1.75], "showgrid": False},
-                    "yaxis": {
-                        "title": {"text": "rank"},
-                        "zeroline": False,
-                        "showgrid": False,
-                        **_rank_range(lowest),
-                    },
-                },
-                150 + 26 * min(lowest, FAR_BEHIND),
-            )
-        )
-    return found
-
-
-def _rank_range(lowest: int) -> dict[str, Any]:
-    """First rank on top; logarithmic where a protected attribute lies far behind."""
-    if lowest <= FAR_BEHIND:
-        return {"range": [lowest + 0.6, 0.4]}
-    return {
-        "type": "log",
-        "range": [log10(1.3 * lowest), log10(0.75)],
-        "tickvals": [1, 2, 5, 10, 20, 50, 100, 200, 500],
-    }
 
 
 def gap_table(results: Sequence[MetricResult], details: Mapping[str, Any]) -> list[Table]:
@@ -169,7 +105,7 @@ def gap_table(results: Sequence[MetricResult], details: Mapping[str, Any]) -> li
                     None if real is None else real.value,
                     None if synthetic is None else synthetic.value,
                     row.value if row.value is not None else row.status.replace("_", " "),
-                    _interval(row),
+                    interval_words(row),
                     row.note,
                 ]
             )
@@ -211,7 +147,7 @@ def group_table(results: Sequence[MetricResult], details: Mapping[str, Any]) -> 
                 None if within is None else within.null_value,
                 None if within is None else within.value,
                 row.value if row.value is not None else row.status.replace("_", " "),
-                _interval(row),
+                interval_words(row),
                 row.note,
             ]
         )
@@ -234,7 +170,7 @@ def inside_table(results: Sequence[MetricResult], details: Mapping[str, Any]) ->
     groups = dict.fromkeys(key for rows in found.values() for key in rows if key[0])
     rows = []
     for key in groups:
-        cells = [_cell(found[name].get(key)) for name in ("jsd", "coverage", "mia")]
+        cells = [cell_words(found[name].get(key)) for name in ("jsd", "coverage", "mia")]
         if any(cells):
             rows.append([key[0], *(c or "too few" for c in cells)])
     return [
@@ -265,8 +201,8 @@ def leak_table(results: Sequence[MetricResult], details: Mapping[str, Any]) -> l
                 None if data is None else data.value,
                 None if model is None else model.null_value,
                 None if model is None else model.value,
-                _cell(row),
-                _cell(found["adjusted"].get(key)),
+                cell_words(row),
+                cell_words(found["adjusted"].get(key)),
                 row.note,
             ]
         )
@@ -287,7 +223,10 @@ def leak_table(results: Sequence[MetricResult], details: Mapping[str, Any]) -> l
     ]  # fmt: skip
 
 
-def _dots(rows: Sequence[tuple[str, MetricResult]], name: str, colour: str, symbol: str) -> dict[str, Any]:
+def dots(
+    rows: Sequence[tuple[str, MetricResult]], name: str, colour: str, symbol: str, what: str = "gap %{x:.3f}"
+) -> dict[str, Any]:
+    """A dot with its interval on the line of each label; `what` is said of it when it is pointed at."""
     return {
         "type": "scatter",
         "mode": "markers",
@@ -303,7 +242,7 @@ def _dots(rows: Sequence[tuple[str, MetricResult]], name: str, colour: str, symb
             "color": colour,
             "thickness": 1.4,
         },
-        "hovertemplate": "%{y}<br>gap %{x:.3f}<extra>" + name + "</extra>",
+        "hovertemplate": "%{y}<br>" + what + "<extra>" + name + "</extra>",
     }
 
 
@@ -313,17 +252,18 @@ def _named(key: str) -> str:
     return f"{attribute} ({TITLES[model]})" if attribute and model in TITLES else key
 
 
-def _interval(row: MetricResult) -> str:
+def interval_words(row: MetricResult) -> str:
+    """Both ends of the interval; empty where there is none."""
     return "" if row.ci_lo is None else f"{significant(row.ci_lo)} to {significant(row.ci_hi)}"
 
 
-def _cell(row: MetricResult | None) -> str:
+def cell_words(row: MetricResult | None) -> str:
     """Value and interval in words; empty where there is none."""
     if row is None or row.value is None:
         return ""
-    return significant(row.value) + (f" ({_interval(row)})" if row.ci_lo is not None else "")
+    return significant(row.value) + (f" ({interval_words(row)})" if row.ci_lo is not None else "")
 
 
-FIGURES: tuple[Draw, ...] = (gaps, what_models_go_by)
+FIGURES: tuple[Draw, ...] = (gaps,)
 INTERNAL: tuple[Draw, ...] = ()
 TABLES: tuple[Tabulate, ...] = (group_table, gap_table, inside_table, leak_table)
