@@ -20,6 +20,7 @@ from assets.cli import (
     evaluate,
     export_meds,
     external,
+    graph,
     house,
     ledger,
     listing,
@@ -51,6 +52,7 @@ erase.register(app)
 evaluate.register(app)
 export_meds.register(app)
 external.register(app)
+graph.register(app)
 house.register(app)
 ledger.register(app)
 release.register(app)

@@ -45,7 +45,7 @@ def suggest(
             Path(rows), schema_file=schema, subject=subject, drop=[], missing=missing or [], encoding=encoding
         )
     else:
-        train = _training_rows(rows, month)
+        train = training_rows_of(rows, month)
     found = suggestions(train)
     if as_json:
         print_json([{"rule": plain_rules([s.rule])[0], "people": s.people, "why": s.why} for s in found])
@@ -85,7 +85,8 @@ def check(
         raise typer.Exit(1)
 
 
-def _training_rows(cohort: str, month: str | None) -> "Cohort":
+def training_rows_of(cohort: str, month: str | None) -> "Cohort":
+    """The training rows of a cohort in a month (`YYYY-MM`; None: the newest); raises `NotFoundError` if it has no features."""
     from pipeline.features.spec import load_book
     from pipeline.store.lake import Lake
     from pipeline.workflow.constraints import training_rows

@@ -38,7 +38,8 @@ def ordered_rows(spec: CohortSpec, result: pa.Table) -> tuple[pa.Table, NDArray[
         )
     absent = [n for n in spec.columns if n not in names]
     fair = [] if spec.fairness is None else spec.fairness.columns
-    wanted = [*absent, *(n for n in [t.label for t in spec.tasks] + spec.protected + fair if n not in names)]
+    causal = [] if spec.causal is None else [n for n in spec.causal.columns if n not in spec.blocks]
+    wanted = [*absent, *(n for n in [t.label for t in spec.tasks] + spec.protected + fair + causal if n not in names)]
     if wanted:
         raise ConfigError(
             f"The SQL does not give column '{wanted[0]}', which the cohort's YAML speaks of.",

@@ -14,11 +14,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pipeline.errors import ConfigError, NotFoundError, nearest
 from pipeline.features.block_spec import BlockSpec, EventsSpec, MappingSpec, check_blocks
 from pipeline.features.card_spec import CardSpec
+from pipeline.features.causal_spec import CausalSpec
 from pipeline.features.constraint_spec import FORMS, ConstraintSpec
 from pipeline.features.evaluation_spec import EvaluationSpec, GateSpec, TaskSpec
 from pipeline.features.fairness_spec import FairnessSpec
 from pipeline.features.schema import Column, DType, Kind, Level, Resolution, Role
 from pipeline.features.source import SourceSpec
+from pipeline.features.told import told_settings
 from pipeline.features.tuning_spec import TuningSpec
 from pipeline.privacy.spec import PrivacyPolicy
 
@@ -117,6 +119,10 @@ class CohortSpec(BaseModel):
     fairness: FairnessSpec | None = Field(
         default=None, description="A notion of fairness that the synthetic rows are drawn under; see docs/fairness.md."
     )
+    causal: CausalSpec | None = Field(
+        default=None,
+        description="A reviewed graph of causes, or tiers to learn one within; see docs/generators/decaf.md.",
+    )
     constraints: list[ConstraintSpec] = Field(default_factory=list, description="Rules that every synthetic row keeps.")
     generators: dict[str, dict[str, Any]] = Field(
         description="Enabled generators and their settings (`preset: NAME` and overrides)."
@@ -168,6 +174,11 @@ class CohortSpec(BaseModel):
                 self.fairness.resolved(self.tasks, self.protected)
             except ConfigError as error:
                 raise ValueError(str(error)) from None
+        # One place for all that read the settings: training, ledger, tuning, shadow models, what is recorded.
+        self.generators = {
+            name: {**told_settings(name, self.fairness, self.causal), **settings}
+            for name, settings in self.generators.items()
+        }
         return self
 
     def fairness_of(self, generator: str) -> FairnessSpec | None:

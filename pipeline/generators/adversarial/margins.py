@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pipeline.encoding.encoder import Encoded
+    from pipeline.generators.adversarial.softmaxes import SoftmaxColumns
     from pipeline.generators.adversarial.vector import RowBlocks
 
 KNOTS = 257
@@ -120,27 +121,39 @@ def shift(blocks: RowBlocks, outputs: Tensor, free: Tensor | None = None, rounds
     out = torch.zeros(blocks.head_width, device=outputs.device)
     first, softmaxes = len(blocks.placed), blocks.softmaxes
     states = slice(first, first + softmaxes.width)
+    out[states] = states_shift(softmaxes, outputs[:, states], wanted[states].exp(), free, rounds)
+    at = states.stop
+    for width, counted in zip(blocks.widths[2:], blocks.counted, strict=True):
+        part = slice(at, at + width)
+        out[part] = codes_shift(outputs[:, part], wanted[part].sigmoid(), rounds)
+        at += width * (1 + counted)
+    return out
+
+
+def states_shift(
+    softmaxes: SoftmaxColumns, outputs: Tensor, share: Tensor, free: Tensor | None = None, rounds: int = ROUNDS
+) -> Tensor:
+    """(width,) what to add to (n, width) outputs of one-hot columns so that states have the (width,) shares wanted."""
+    out = torch.zeros(softmaxes.width, device=outputs.device)
     column = torch.repeat_interleave(
         torch.arange(len(softmaxes.sizes)), torch.tensor(softmaxes.sizes, dtype=torch.long)
     )
     column = column.to(outputs.device)
     weight = torch.ones(len(outputs), len(softmaxes.sizes)).to(outputs) if free is None else free.to(outputs)
     each = weight[:, column] / weight.sum(dim=0).clamp_min(1)[column]
-    share = wanted[states].exp()
     for _ in range(rounds if softmaxes.width else 0):
-        found = (softmaxes(outputs[:, states] + out[states]) * each).sum(dim=0)
-        out[states] += ((share + FLOOR) / (found + FLOOR)).log()
-    out[states] = out[states].clamp(-MOST_SHIFT, MOST_SHIFT)
-    at = states.stop
-    for width, counted in zip(blocks.widths[2:], blocks.counted, strict=True):
-        part = slice(at, at + width)
-        share = wanted[part].sigmoid()
-        for _ in range(rounds):
-            found = torch.sigmoid(outputs[:, part] + out[part]).mean(dim=0).clamp(SHARE_CLIP / 2, 1 - SHARE_CLIP / 2)
-            out[part] += share.logit() - found.logit()
-        out[part] = out[part].clamp(-MOST_SHIFT, MOST_SHIFT)
-        at += width * (1 + counted)
-    return out
+        found = (softmaxes(outputs + out) * each).sum(dim=0)
+        out += ((share + FLOOR) / (found + FLOOR)).log()
+    return out.clamp(-MOST_SHIFT, MOST_SHIFT)
+
+
+def codes_shift(outputs: Tensor, share: Tensor, rounds: int = ROUNDS) -> Tensor:
+    """(codes,) what to add to (n, codes) outputs so that codes are present as often as the (codes,) shares say."""
+    out = torch.zeros(outputs.shape[1], device=outputs.device)
+    for _ in range(rounds):
+        found = torch.sigmoid(outputs + out).mean(dim=0).clamp(SHARE_CLIP / 2, 1 - SHARE_CLIP / 2)
+        out += share.logit() - found.logit()
+    return out.clamp(-MOST_SHIFT, MOST_SHIFT)
 
 
 def _inside(uniform: NDArray[np.float64], spikes: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -59,8 +59,17 @@ def known_states(level: LevelCodec) -> list[int]:
     return [s for s in range(level.states) if s != level.missing_state and level.frequency[s] > 0]
 
 
-def label_of(encoder: TableEncoder, name: str | None, undeclared: Undeclared, generator: str) -> str | None:
+def label_of(
+    encoder: TableEncoder, name: str | None, undeclared: Undeclared, generator: str, *, instead: str = ""
+) -> str | None:
     """The label: as the settings say, else the schema, else a guess, which may find none.
+
+    Args:
+        encoder: the fitted encoder.
+        name: of the settings.
+        undeclared: what to do where nothing says it.
+        generator: its name, for messages.
+        instead: what needs no label, for the message.
 
     Raises:
         ConfigError: the settings name a column that is no label, or nothing says which is and guesses are not asked for.
@@ -82,7 +91,7 @@ def label_of(encoder: TableEncoder, name: str | None, undeclared: Undeclared, ge
         f"'{generator}' has to be told which column is the label.",
         where=generator,
         todo="Give the setting `label: COLUMN` (a column of levels), or declare a task in the cohort's file; `undeclared:"
-        " guess` takes the last column of two levels.",
+        f" guess` takes the last column of two levels. {instead}".rstrip(),
     )
 
 

@@ -259,8 +259,17 @@ def _bernoulli(logits: Tensor, generator: torch.Generator | None, tau: float, *,
     """(batch, codes) presence: binary concrete (Maddison et al. 2017), its whole value, or the probability."""
     if generator is None:
         return torch.sigmoid(logits)
-    uniform = torch.rand(logits.shape, generator=generator, device=logits.device).clamp_(1e-7, ALMOST_ONE)
-    noisy = logits + torch.logit(uniform)
+    return presence(logits + logistic(logits.shape, generator, logits.device), tau, hard=hard)
+
+
+def logistic(shape: torch.Size | tuple[int, ...], generator: torch.Generator, device: torch.device) -> Tensor:
+    """Standard logistic noise in the given shape."""
+    uniform = torch.rand(shape, generator=generator, device=device).clamp_(1e-7, ALMOST_ONE)
+    return torch.logit(uniform)
+
+
+def presence(noisy: Tensor, tau: float, *, hard: bool) -> Tensor:
+    """Presence of codes from logits with logistic noise; `hard`: 0 or 1, with the gradient of what is between."""
     soft = torch.sigmoid(noisy / tau)
     return soft + ((noisy > 0).to(soft.dtype) - soft).detach() if hard else soft
 
