@@ -92,7 +92,7 @@ def number_codec(
         told["bounds"] = grid.bounds
     if "resolution" in column.inferred or (column.resolution is not None and column.resolution.kind == "atoms"):
         told["resolution"] = grid.resolution
-    return NumberCodec(column.model_copy(update=told), scaler, min(rate, 1.0 - 1e-6))
+    return NumberCodec(column.model_copy(update=told), scaler, float(min(rate, 1.0 - 1e-6)))
 
 
 def block_codec(cohort: Cohort, name: str, counts: NDArray[np.float64], rare_rows: int, sd: float) -> BlockCodec:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipeline.generators.adversarial.conditions import ConditionVector
-from pipeline.generators.adversarial.generator import AdversarialGenerator
-from pipeline.generators.adversarial.settings import AdversarialConfig
+from pipeline.generators.adversarial.private import PrivateAdversarialGenerator
+from pipeline.generators.adversarial.private_settings import PrivateGameConfig
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,17 +42,24 @@ PAPER: dict[str, Any] = {
 }
 
 
-class CTGANConfig(AdversarialConfig):
+class CTGANConfig(PrivateGameConfig):
     """Settings of CTGAN; what differs from the paper was chosen on a part of SUPPORT's training rows."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "default": {},
         "paper": PAPER,
-        "quick": {"steps": 400, "hidden": (64, 64), "critic_hidden": (64, 64), "noise": 32, "critic_rate": 2e-3},
+        "quick": {
+            "steps": 400,
+            "hidden": (64, 64),
+            "critic_hidden": (64, 64),
+            "noise": 32,
+            "critic_rate": 2e-3,
+            "private_epochs": 5.0,
+        },
     }
 
 
-class CTGAN(AdversarialGenerator):
+class CTGAN(PrivateAdversarialGenerator):
     """Conditional GAN; conditions on a discrete column are native, on more and on numbers by rejection."""
 
     name = "ctgan"

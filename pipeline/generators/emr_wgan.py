@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from pipeline.generators.adversarial.generator import AdversarialGenerator
 from pipeline.generators.adversarial.losses import LossKind
 from pipeline.generators.adversarial.networks import Critic, GeneratorNet, ResidualCritic
-from pipeline.generators.adversarial.settings import AdversarialConfig
+from pipeline.generators.adversarial.private import PrivateAdversarialGenerator
+from pipeline.generators.adversarial.private_settings import PrivateGameConfig
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pipeline.generators.adversarial.vector import RowBlocks
 
 
-class EMRWGANConfig(AdversarialConfig):
+class EMRWGANConfig(PrivateGameConfig):
     """Settings of EMR-WGAN."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -50,6 +50,7 @@ class EMRWGANConfig(AdversarialConfig):
             "learning_rate": 1e-3,
             "critic_rate": 1e-3,
             "noise": 32,
+            "private_epochs": 5.0,
         },
     }
     hidden: tuple[int, ...] = Field(
@@ -74,7 +75,7 @@ class EMRWGANConfig(AdversarialConfig):
     betas: tuple[float, float] = Field(default=(0.5, 0.9), description="Decay of Adam's moments.")
 
 
-class EMRWGAN(AdversarialGenerator):
+class EMRWGAN(PrivateAdversarialGenerator):
     """Residual Wasserstein GAN; conditions by rejection."""
 
     name = "emr_wgan"

@@ -19,11 +19,11 @@ from torch.nn import functional
 
 from pipeline.fairness.targets import largest_remainders
 from pipeline.generators.adversarial.conditions import UNTOLD, ConditionVector, TellAll, Teller, TellNothing
-from pipeline.generators.adversarial.generator import AdversarialGenerator
 from pipeline.generators.adversarial.loop import Look, Move, Player
 from pipeline.generators.adversarial.match import Match
 from pipeline.generators.adversarial.named_columns import TellingNet, Undeclared, coordinates_of, protected_of
-from pipeline.generators.adversarial.settings import AdversarialConfig
+from pipeline.generators.adversarial.private import PrivateAdversarialGenerator
+from pipeline.generators.adversarial.private_settings import PrivateGameConfig
 from pipeline.generators.adversarial.subgroups import Groups
 
 if TYPE_CHECKING:
@@ -38,9 +38,17 @@ if TYPE_CHECKING:
     from pipeline.generators.base import Progress
     from pipeline.generators.conditions import Fixed
     from pipeline.generators.tabular import Learned
+    from pipeline.privacy.dpsgd import PrivateSettings
+    from pipeline.privacy.run import PrivateRun
 
 
-class FairGANConfig(AdversarialConfig):
+GROUPS_SHARE = 0.05
+"""Of a private training's budget for learning, where several protected columns are crossed."""
+GROUPS_NOISE = 4.0
+"""Groups smaller than so many times the scale of the noise are not told where rows are drawn."""
+
+
+class FairGANConfig(PrivateGameConfig):
     """Settings of FairGAN."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -65,7 +73,14 @@ class FairGANConfig(AdversarialConfig):
             "select": "last",
             "margins": False,
         },
-        "quick": {"steps": 400, "hidden": (64, 64), "critic_hidden": (64, 64), "noise": 32, "critic_rate": 2e-3},
+        "quick": {
+            "steps": 400,
+            "hidden": (64, 64),
+            "critic_hidden": (64, 64),
+            "noise": 32,
+            "critic_rate": 2e-3,
+            "private_epochs": 5.0,
+        },
     }
     protected: tuple[str, ...] = Field(
         default=(),
@@ -140,6 +155,11 @@ class FairMatch(Match):
         """Is this the second phase?"""
         return self.done >= 1 - self.config.fair_share
 
+    @staticmethod
+    def beside(vectors: Tensor, condition: Tensor) -> Tensor:
+        """See `Match.beside`; what is told stands in the vectors."""
+        return vectors
+
     def players(self) -> list[Player]:
         """Critic, reader, generator."""
         first, last = super().players()
@@ -179,14 +199,33 @@ class FairMatch(Match):
         return Move(loss)
 
 
-class FairGAN(AdversarialGenerator):
+def private_groups(
+    encoder: TableEncoder, rows: Encoded, columns: list[str], run: PrivateRun
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """(groups, columns) states and (groups,) shares of the crossed groups, from what was paid for.
+
+    Those of one column are in the private encoder; of several, their crossing is counted for a share of what `run` has.
+    """
+    if len(columns) == 1:
+        share = np.asarray(encoder.levels[columns[0]].frequency, dtype=np.float64)
+        return np.arange(len(share))[:, None], share / share.sum()
+    groups = Groups.of(encoder, columns)
+    counts = np.bincount(groups.of_rows(rows), minlength=len(groups)).astype(np.float64)
+    part = run.part(GROUPS_SHARE, "groups")
+    noisy = part.laplace(counts, l1=1.0, epsilon=part.own_epsilon, what=f"rows of {len(groups)} protected groups")
+    # What noise alone explains is no group; the largest always is one.
+    kept = noisy >= min(GROUPS_NOISE * run.rows_per_subject / part.own_epsilon, float(noisy.max()))
+    share = np.maximum(noisy[kept], 1.0)
+    return np.stack(np.unravel_index(np.flatnonzero(kept), groups.sizes), axis=1), share / share.sum()
+
+
+class FairGAN(PrivateAdversarialGenerator):
     """Rows that do not tell the protected group; conditions on all protected columns are native, others by rejection."""
 
     name = "fairgan"
     title = "FairGAN: rows that do not tell the protected group"
     Config = FairGANConfig
     config: FairGANConfig
-    not_private = "Its first critic is trained on real rows without noise; the second one sees drawn rows alone."
     _joint: NDArray[np.int64]
     _share: NDArray[np.float64]
     _groups: Groups | None
@@ -207,6 +246,39 @@ class FairGAN(AdversarialGenerator):
             joint, counts = np.unique(np.stack([rows.states[k] for k in columns], axis=1), axis=0, return_counts=True)
             self._joint, self._share = joint, counts / counts.sum()
         learned = super()._learn(encoder, rows, cohort, seed=seed, device=device, progress=progress)
+        return self._said(learned, encoder, columns)
+
+    def _learn_private(
+        self,
+        encoder: TableEncoder,
+        rows: Encoded,
+        cohort: Cohort,
+        *,
+        seed: int,
+        device: str,
+        run: PrivateRun,
+        progress: Progress | None,
+    ) -> Learned:
+        """See `PrivateAdversarialGenerator`; the second critic sees drawn rows alone and is free."""
+        columns = self._conditions(encoder).columns
+        if columns:
+            self._joint, self._share = private_groups(encoder, rows, columns, run)
+        learned = super()._learn_private(encoder, rows, cohort, seed=seed, device=device, run=run, progress=progress)
+        return self._said(learned, encoder, columns)
+
+    def noise_settings(self, subjects: int) -> PrivateSettings | None:
+        """None: what the groups of several protected columns cost is known only when the schema is."""
+        return None
+
+    def _own(self, states: Tensor, random: torch.Generator) -> Tensor:
+        """All protected columns of a row are told."""
+        return states
+
+    def _private_match(self, match: Match) -> Match:
+        return self._match(match)
+
+    def _said(self, learned: Learned, encoder: TableEncoder, columns: list[str]) -> Learned:
+        """What is to be said of the protected columns, added."""
         del self._played
         declared = [k for k in columns if encoder.schema.column(k).role == "protected"]
         if not columns:

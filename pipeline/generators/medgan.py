@@ -16,7 +16,6 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from pipeline.generators.adversarial.conditions import TellNothing
-from pipeline.generators.adversarial.generator import AdversarialGenerator
 from pipeline.generators.adversarial.latent import (
     Encoder,
     LatentNet,
@@ -29,7 +28,8 @@ from pipeline.generators.adversarial.latent import (
 from pipeline.generators.adversarial.losses import LossKind
 from pipeline.generators.adversarial.match import Match
 from pipeline.generators.adversarial.networks import refreshed
-from pipeline.generators.adversarial.settings import AdversarialConfig
+from pipeline.generators.adversarial.private import PrivateAdversarialGenerator
+from pipeline.generators.adversarial.private_settings import PrivateGameConfig
 from pipeline.generators.seeds import derive_seed, stream
 from pipeline.generators.train_settings import TrainSettings
 from pipeline.generators.training import torch_stream, train
@@ -80,10 +80,11 @@ QUICK: dict[str, Any] = {
     "critic_hidden": (64, 64),
     "autoencoder_steps": 150,
     "autoencoder_epochs": 5,
+    "private_epochs": 5.0,
 }
 
 
-class MedGANConfig(AdversarialConfig):
+class MedGANConfig(PrivateGameConfig):
     """Settings of medGAN."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"default": {}, "paper": PAPER, "quick": QUICK}
@@ -113,6 +114,10 @@ class MedGANConfig(AdversarialConfig):
     autoencoder_steps: int = Field(default=1_000, ge=1, description="Steps of the autoencoder, at least.")
     autoencoder_rate: float = Field(default=1e-3, gt=0, description="Learning rate of the autoencoder's AdamW.")
     batch_size: int = Field(default=500, ge=1, description="Rows a step; at most half of the training rows.")
+
+    def _private_rules(self) -> dict[str, Any]:
+        # A mean over the batch would tie the rows together, which no clipping of a row's gradient bounds.
+        return {**super()._private_rules(), "batch_mean": False}
 
     def of_autoencoder(self, rows: int) -> TrainSettings:
         """How the autoencoder is trained on so many rows."""
@@ -181,17 +186,13 @@ class MedMatch(Match):
         return loss
 
 
-class MedGAN(AdversarialGenerator):
+class MedGAN(PrivateAdversarialGenerator):
     """GAN in the latent space of an autoencoder; conditions by rejection."""
 
     name = "medgan"
     title = "medGAN: a GAN in the latent space of an autoencoder, for codes"
     Config = MedGANConfig
     config: MedGANConfig
-    not_private = (
-        "Its autoencoder and its critic are trained on real rows without noise, and the critic looks at means over whole"
-        " batches, which no clipping of a row's gradient bounds."
-    )
     _seed: int
     _pretrained: TrainLog
 
@@ -254,6 +255,10 @@ class MedGAN(AdversarialGenerator):
         )
         return own
 
+    def _private_match(self, match: Match) -> Match:
+        """No autoencoder: the decoder is learned through the critic alone, which costs nothing (spec 3.1)."""
+        return MedMatch(**vars(match))
+
     def _stage(self, name: str) -> Checkpoint | None:
         """Where the training of one network keeps its state."""
         return None if self._checkpoint is None else replace(self._checkpoint, stage=name)
@@ -292,3 +297,8 @@ class MedWGAN(MedGAN):
     title = "medWGAN: medGAN with the Wasserstein distance"
     Config = MedWGANConfig
     config: MedWGANConfig
+    private = False
+    not_private = (
+        "Its penalty is a gradient of a gradient, of which Opacus has none for single rows, and without its penalty and the"
+        " mean of a batch it would be `medgan`, which does."
+    )

@@ -21,6 +21,8 @@ from pipeline.privacy.accounting import dpsgd_epsilon, dpsgd_noise
 from pipeline.privacy.clipping import PROBED_ROWS, STEPS, Noise, prepare, quiet_hooks
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
@@ -44,6 +46,7 @@ class PrivateSettings:
         expected_batch: subjects a step on average, at most all of them.
         clip: largest norm of a subject's gradient; of the loss of that subject, not of a mean over a batch.
         learning_rate: of Adam.
+        beta1: decay of Adam's first moment.
         beta2: decay of Adam's second moment, lower than usual since noise dominates it.
         ema: decay of the running mean of the weights, which is what the network ends with; 0 takes the last weights.
         fast: factor on the learning rate of `fast_parameters`.
@@ -56,6 +59,7 @@ class PrivateSettings:
     expected_batch: int = 512
     clip: float = 1.0
     learning_rate: float = 2e-3
+    beta1: float = 0.9
     beta2: float = 0.99
     ema: float = 0.99
     fast: float = 5.0
@@ -109,6 +113,7 @@ def train_private(
     device: torch.device,
     subject: NDArray[np.integer] | None = None,
     fast_parameters: list[Tensor] | None = None,
+    after: Callable[[int], None] | None = None,
     progress: Progress | None = None,
 ) -> TrainLog:
     """Minimise `loss` under the run's budget; `network` ends in eval mode with the running mean of its weights.
@@ -124,6 +129,8 @@ def train_private(
         device: where the data of `loss` lie.
         subject: (rows,) subject of each row, at most `run.rows_per_subject` rows each; None: a row is a subject.
         fast_parameters: parameters with a higher learning rate (free scales).
+        after: called after each step with how many there were; what it makes of the noised network is post-processing, so it
+            must see no row, and it leaves the network's weights as they are.
         progress: called after every hundredth of the steps with no figure, since there is none to show.
 
     Raises:
@@ -161,6 +168,10 @@ def train_private(
                 for i, part in enumerate(parts):
                     step.add(loss, part, random, k / steps, last=i == len(parts) - 1)
                 average.update()
+                if after is not None:
+                    step.wrapped.disable_hooks()
+                    after(k + 1)
+                    step.wrapped.enable_hooks()
                 if progress is not None and ((k + 1) % max(1, steps // 100) == 0 or k + 1 == steps):
                     progress(k + 1, steps, {})
         finally:
@@ -223,7 +234,7 @@ def _adam(network: nn.Module, settings: PrivateSettings, fast_parameters: list[T
         {"params": [p for p in trained if id(p) not in fast], "lr": settings.learning_rate},
         {"params": [p for p in trained if id(p) in fast], "lr": settings.fast * settings.learning_rate},
     ]
-    return torch.optim.Adam([g for g in groups if g["params"]], betas=(0.9, settings.beta2))
+    return torch.optim.Adam([g for g in groups if g["params"]], betas=(settings.beta1, settings.beta2))
 
 
 def _noise(run: PrivateRun, rate: float, steps: int) -> tuple[float, Any]:

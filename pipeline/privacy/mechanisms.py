@@ -14,7 +14,7 @@ from pipeline.privacy.accounting import zcdp_epsilon
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-Kind = Literal["gaussian", "laplace", "exponential", "stability", "dp_sgd"]
+Kind = Literal["gaussian", "laplace", "exponential", "stability", "dp_sgd", "votes"]
 SLACK = 1e-6
 """Relative slack for sums of shares in floating point."""
 
@@ -27,13 +27,15 @@ class Mechanism:
         type: Which mechanism.
         what: What was asked of the data, in words.
         part: The part of the run that paid, e.g. "training".
-        scale: Standard deviation (gaussian), b (laplace, stability), or the noise multiplier times clip (dp_sgd).
+        scale: Standard deviation (gaussian), b (laplace, stability), the noise multiplier times clip (dp_sgd), or either
+            of the first two (votes; `details` says which noise).
         sensitivity: What one subject changes at most (L2 for gaussian and dp_sgd, L1 for laplace, the score's change
-            for exponential).
+            for exponential, the number of votes).
         rho: Cost in zero-concentrated privacy; None where it has none.
-        epsilon: Cost as pure epsilon, or of dp_sgd at `delta`; None for gaussian.
-        delta: Its own chance of failure (stability, dp_sgd); 0 for the others.
-        details: Of dp_sgd: noise multiplier, sample rate, steps, accountant, epsilon by PRV and RDP.
+        epsilon: Cost as pure epsilon, or of dp_sgd and votes at `delta`; None for gaussian.
+        delta: Its own chance of failure (stability, dp_sgd, votes); 0 for the others.
+        details: Of dp_sgd: noise multiplier, sample rate, steps, accountant, epsilon by PRV and RDP; of votes: noise,
+            teachers, labels, accountant.
     """
 
     type: Kind
@@ -66,7 +68,7 @@ def spent_on(mechanisms: Sequence[Mechanism], delta: float) -> float:
     """Epsilon of mechanisms that are run together, at delta in all.
 
     Pure mechanisms are added up by epsilon or, where that is less, by rho with the Gaussian ones; what has a delta of its
-    own (thresholds, DP-SGD) is added by epsilon and takes its delta away from the conversion of rho.
+    own (thresholds, DP-SGD, votes) is added by epsilon and takes its delta away from the conversion of rho.
     """
     if not mechanisms:
         return 0.0

@@ -281,6 +281,10 @@ class PrivateRun:
         facts = {"noise_multiplier": noise_multiplier, **details}
         self._enter(Mechanism("dp_sgd", what, self.name, scale, clip, epsilon=epsilon, delta=delta, details=facts))
 
+    def enter_votes(self, what: str, *, scale: float, epsilon: float, delta: float, details: dict[str, Any]) -> None:
+        """Write down labels by noisy votes (`pate.Ballot`); a subject changes one vote, however many rows it has."""
+        self._enter(Mechanism("votes", what, self.name, scale, 1.0, epsilon=epsilon, delta=delta, details=details))
+
     def note(self, text: str) -> None:
         """A sentence for the report, e.g. what was taken as public."""
         if text not in self._shared.notes:
@@ -326,6 +330,7 @@ class PrivateRun:
         """What the training says of its privacy, as JSON (spec 8.3)."""
         spent, asked, whole = self.spent(), self.privacy, self._shared.parts[0]
         sgd = [m for m in self.ledger if m.type == "dp_sgd"]
+        accountants = [m.details["accountant"] for m in self.ledger if "accountant" in m.details]
         sampling = "Poisson over subjects" if sgd else "none: every subject is in every mechanism"
         policy = (
             "noise and batches from the installation's key, this training's identity and its data; never from the seed"
@@ -358,8 +363,8 @@ class PrivateRun:
                 for one in self._shared.parts
                 if one.ownspent_on() > 0
             },
-            "composition": "basic over parts; within a part zCDP, pure epsilon, or the accountant of DP-SGD",
-            "accountant": sgd[0].details["accountant"] if sgd else "zcdp",
+            "composition": "basic over parts; within a part zCDP, pure epsilon, or the accountant of DP-SGD or of labels",
+            "accountant": accountants[0] if accountants else "zcdp",
             "epsilon_by": {
                 name: sum(m.details[name] for m in sgd)
                 for name in ("prv", "rdp")

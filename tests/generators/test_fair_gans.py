@@ -233,7 +233,7 @@ def test_penalty_alone_lowers_what_the_label_tells() -> None:
     real = biased()
     told = {}
     for alpha in (0.0, 5.0):
-        report = BtGANMinus({**QUICK, "steps": 300, "alpha": alpha}).fit(real, seed=0, device="cpu")
+        report = BtGANMinus({**QUICK, "steps": 500, "alpha": alpha}).fit(real, seed=0, device="cpu")
         told[alpha] = report.health["label_information_final"]
     assert told[5.0] < 0.5 * told[0.0]
 

@@ -35,7 +35,11 @@ if TYPE_CHECKING:
 PRIVATE = [n for n in generator_names() if generator_class(n).supports(lab.PLAIN).dp]
 FEW = {"private_epochs": 1.0, "private_batch_size": 300, "private_hidden": (16,), "private_draws": 2}
 """Settings of those that train by DP-SGD, if they have them: what is learned is not looked at here."""
-OWN = {"argn": {"private_hidden": 16}, "ehrdiff": {"sampling_steps": 3, "private_width": 16}}
+OWN = {
+    "argn": {"private_hidden": 16},
+    "ehrdiff": {"sampling_steps": 3, "private_width": 16},
+    "fairgan": {"undeclared": "guess"},
+}
 
 
 def clinic(n: int = 1_500) -> Cohort:

@@ -7,13 +7,17 @@ What is where, from below:
     vector.py      rows as vectors for critics; outputs of a generator as such vectors (`activate`) and as rows (`read`)
     conditions.py  what is told of a row (`ConditionVector`), and of which rows (`TellNothing`, `TellOne`, `TellAll`)
     networks.py    `GeneratorNet` (plain, concat, residual), `LeakyCritic`, `ResidualCritic`
+    features.py, images.py   critics that show their last hidden layer; convolutions over the row as a square: ctab_gan, vae_gan
+    intervals.py, long_tails.py   levels as intervals of one number: healthgan; long tails as logarithms: ctab_gan
     losses.py      `Wasserstein`, `Logistic` (R1), `Boundary`
     match.py       what a move of critic and generator computes
     loop.py        `Training`: players in turn, averages, looks, checkpoints, verdicts (`health.py`, `fidelity.py`)
     margins.py     margins brought back to those of training
     generator.py   `AdversarialGenerator`: puts these together, draws, saves and loads
     latent.py      generators in the latent space of an autoencoder: medgan and its kin
+    private.py, private_settings.py   critics that learn by noisy steps: `PrivateAdversarialGenerator`
     named_columns.py, subgroups.py, information.py, fair_match.py, rejection_filter.py   of the fair ones: bt_gan, fairgan
+    structural.py, structural_rows.py, structure.py, causal_settings.py   along a causal graph: decaf
     settings.py    `AdversarialConfig`: the settings that all share
 
 A new generator is a module with a subclass of `AdversarialGenerator` that has `name`, `title` and a `Config` (a subclass of

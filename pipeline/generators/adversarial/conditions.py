@@ -42,7 +42,7 @@ class ConditionVector:
 
     def __init__(self, encoder: TableEncoder, columns: Sequence[str]) -> None:
         self.encoder, self.columns = encoder, list(columns)
-        self.sizes = [encoder.levels[k].states for k in self.columns]
+        self.sizes = [len(self.shares(k)) for k in self.columns]
         self.starts = [sum(self.sizes[:i]) for i in range(len(self.sizes))]
         self.width = sum(self.sizes)
 
@@ -50,6 +50,10 @@ class ConditionVector:
     def of(cls, encoder: TableEncoder) -> ConditionVector:
         """All discrete columns that say something."""
         return cls(encoder, [k for k, c in encoder.levels.items() if c.states > 1])
+
+    def shares(self, column: str) -> NDArray[np.float64]:
+        """(states,) how often each state of a column is, as the encoder knows it."""
+        return self.encoder.levels[column].frequency
 
     def states(self, rows: Encoded) -> NDArray[np.int64]:
         """(n, columns) states of encoded rows."""
@@ -172,7 +176,7 @@ def tell_one(vector: ConditionVector, n: int, rng: np.random.Generator) -> Tenso
     column, chance = rng.integers(len(vector.columns), size=n), rng.random(n)
     state = np.zeros(n, dtype=np.int64)
     for i, name in enumerate(vector.columns):
-        edges = np.cumsum(vector.encoder.levels[name].frequency)
+        edges = np.cumsum(vector.shares(name))
         at = column == i
         state[at] = np.minimum(np.searchsorted(edges, chance[at] * edges[-1], side="right"), len(edges) - 1)
     return _one(torch.as_tensor(column), torch.as_tensor(state), len(vector.columns))

@@ -160,7 +160,7 @@ class AdversarialGenerator(TabularGenerator):
             self._blocks = blocks.to("cpu")
         self._margins = Margins()
         if config.margins:
-            self._bring_back(rows, seed)
+            self._bring_back(counts_of(self._blocks, rows), seed)
         parameters = sum(p.numel() for player in players for p in player.network.parameters())
         return Learned(
             parameters=parameters,
@@ -205,8 +205,13 @@ class AdversarialGenerator(TabularGenerator):
 
         return look
 
-    def _bring_back(self, rows: Encoded, seed: int) -> None:
-        """Set the head's bias and the maps of numbers and counts, from what the generator draws."""
+    def _bring_back(self, counts: Mapping[str, NDArray[np.float64]], seed: int) -> None:
+        """Set the head's bias and the maps of numbers and counts, from what the generator draws.
+
+        Args:
+            counts: quantiles of the counts of counted blocks (`counts_of`), where they are known.
+            seed: of what is drawn for it.
+        """
         noise, rng = torch_stream(seed, "margins"), stream(seed, "margins")
         told = self._tell(max(256, min(MARGIN_ROWS, 2 * self._chunk())), rng)
         with repeatable(0), torch.no_grad():
@@ -218,7 +223,7 @@ class AdversarialGenerator(TabularGenerator):
             self._network.head.bias.add_(change)
             vectors = self._activated(self._blocks, outputs + change, noise)
         drawn = self._blocks.read(vectors, rng)
-        self._margins = Margins.fit(self._blocks, vectors, drawn, counts_of(self._blocks, rows))
+        self._margins = Margins.fit(self._blocks, vectors, drawn, counts)
 
     # ---- drawing
 
@@ -273,8 +278,10 @@ class AdversarialGenerator(TabularGenerator):
         rows = self._blocks.read(vectors, rng, self._margins.amounts)
         self._margins.apply(self._blocks, rows)
         for i, name in enumerate(self._told.columns):
-            state = told[:, i].numpy()
-            rows.states[name] = np.where(state == UNTOLD, rows.states[name], state)
+            # What is told of a number is one of its states, which says less than the number.
+            if name in rows.states:
+                state = told[:, i].numpy()
+                rows.states[name] = np.where(state == UNTOLD, rows.states[name], state)
         return rows
 
     # ---- what is saved

@@ -128,8 +128,12 @@ class MeanCritic(LeakyCritic):
         for i in range(len(self.layers)):
             hidden = hidden if i == 0 else self.layers[i](hidden)
             hidden = functional.dropout(functional.relu(hidden), self.dropout, training=self.training)
-        out: Tensor = self.last(hidden)[:, 0]
+        out: Tensor = self.last(hidden)[..., 0]
         return out
+
+    def apiece(self, rows: Tensor) -> Tensor:
+        """See `Critic.apiece`; not for a critic that sees the mean."""
+        return self.score(self.packs(rows))
 
     def with_gradient(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """See `Critic.with_gradient`; the gradient to a row, the mean held still."""

@@ -39,10 +39,17 @@ CATCH_UP = 100
 
 @dataclass
 class Move:
-    """What a player minimises this time; a critic also gives its judgement, which is watched."""
+    """What a player minimises this time; a critic also gives its judgement, which is watched.
+
+    Attributes:
+        loss: What is minimised.
+        judged: Of a critic.
+        waits: The player stays as it is this time.
+    """
 
     loss: Tensor
     judged: Judgement | None = None
+    waits: bool = False
 
 
 @dataclass
@@ -180,15 +187,35 @@ class Training:
                 self._save(checkpoint)
                 saved = monotonic()
         if not at.finished:
-            if not np.isfinite(at.best):
-                self._show()
-                self.best, at.best_step = _copied(self.shown), at.step
-            at.finished = True
+            self._choose()
             if checkpoint is not None:
                 self._save(checkpoint)
+        return self.finish()
+
+    def turn(self) -> None:
+        """One step: every player makes its moves."""
+        for player in self.players:
+            for _ in range(player.times):
+                if not self.at.stopped:
+                    self._watched(player, self._move(player))
+        if self.average is not None and not self.at.stopped:
+            self.average.update()
+        self.at.step += 1
+
+    def finish(self) -> TrainLog:
+        """Put the chosen weights into the generator, where turns were given one by one too."""
+        if not self.at.finished:
+            self._choose()
         self.generator.load_state_dict(self.best)
         self.generator.eval()
-        return TrainLog(at.losses, at.best_step, at.warnings)
+        return TrainLog(self.at.losses, self.at.best_step, self.at.warnings)
+
+    def _choose(self) -> None:
+        """The last averaged weights, if no look chose any."""
+        if not np.isfinite(self.at.best):
+            self._show()
+            self.best, self.at.best_step = _copied(self.shown), self.at.step
+        self.at.finished = True
 
     # ---- steps
 
@@ -196,13 +223,7 @@ class Training:
         """Steps until the next entry of the curves."""
         at, began = self.at, self.at.step
         while at.step < min(began + self.every, self.settings.steps) and not at.stopped:
-            for player in self.players:
-                for _ in range(player.times):
-                    if not at.stopped:
-                        self._watched(player, self._move(player))
-            if self.average is not None and not at.stopped:
-                self.average.update()
-            at.step += 1
+            self.turn()
         entry = {"step": float(at.step)} | {k: float(torch.stack(v).mean()) for k, v in self._sums.items()}
         self._sums = {}
         at.losses.append(entry)
@@ -225,7 +246,7 @@ class Training:
         for other in self.players:
             other.network.requires_grad_(other is player)
         made = player.move(done)
-        if not bool(torch.isfinite(made.loss)):
+        if made.waits or not bool(torch.isfinite(made.loss)):
             return made
         stepper = self.steppers[player.name]
         pace = 1 - done if self.settings.decay == "linear" else 1.0

@@ -85,12 +85,16 @@ class Critic(nn.Module):
         return rows.reshape(-1, self.pac * self.width)
 
     def score(self, packs: Tensor) -> Tensor:
-        """(m,) of (m, pac * width) packs: higher is more real."""
+        """(m,) of (m, pac * width) packs: higher is more real; (n, k) of (n, k, width) single rows."""
         raise NotImplementedError
 
     def forward(self, rows: Tensor) -> Tensor:
         """(n / pac,) of (n, width) rows."""
         return self.score(self.packs(rows))
+
+    def apiece(self, rows: Tensor) -> Tensor:
+        """(n, k) scores of (n, k, width) rows, each judged by itself; for critics without packs."""
+        return self.score(rows)
 
     def with_gradient(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """(m,) scores of the rows' packs, and (m, pac * width) their gradients, differentiable in the weights."""
@@ -132,7 +136,7 @@ class LeakyCritic(Critic):
             packs = functional.dropout(
                 functional.leaky_relu(layer(packs), self.slope), self.dropout, training=self.training
             )
-        out: Tensor = self.last(packs)[:, 0]
+        out: Tensor = self.last(packs)[..., 0]
         return out
 
     def with_gradient(self, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -191,14 +195,14 @@ class ResidualCritic(Critic):
         for layer, norm in zip(self.layers, self.norms, strict=True):
             found = norm(functional.relu(layer(packs)))
             packs = packs + found if packs.shape == found.shape else found
-        out: Tensor = self.last(packs)[:, 0]
+        out: Tensor = self.last(packs)[..., 0]
         return out
 
 
 def refreshed(network: GeneratorNet, batches: Sequence[Tensor]) -> None:
     """Take the statistics of normalised layers anew from the given inputs: averaged weights have others than they were
     learned with."""
-    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm1d)]
+    norms = [m for m in network.modules() if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d))]
     if not norms:
         return
     was = network.training

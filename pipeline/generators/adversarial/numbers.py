@@ -14,6 +14,8 @@ import numpy as np
 
 from pipeline.encoding.modes import ModeCodec, NumberAxis, fit_modes
 from pipeline.encoding.scalers import QuantileScaler
+from pipeline.generators.adversarial.intervals import IntervalCodec, IntervalNumber
+from pipeline.generators.adversarial.long_tails import tails_logged
 from pipeline.generators.seeds import derive_seed
 
 if TYPE_CHECKING:
@@ -23,8 +25,8 @@ if TYPE_CHECKING:
 
     from pipeline.encoding.encoder import Encoded, NumberCodec, TableEncoder
 
-NumberKind = Literal["even", "normal", "range", "modes", "score_modes"]
-_MODAL = ("modes", "score_modes")
+NumberKind = Literal["even", "normal", "range", "modes", "score_modes", "tail_modes"]
+_MODAL = ("modes", "score_modes", "tail_modes")
 FARTHEST_SCORE = 4.0
 SCORE_KNOTS = 1_000
 NORMAL_SCALE = 0.4
@@ -269,13 +271,21 @@ def fit_numbers(
     if kind == "score_modes":
         assert rows is not None
         return {k: _score_modes(rows.uniforms[k], c, seed, i) for i, (k, c) in enumerate(present.items())}
-    if kind == "modes":
+    if kind in ("modes", "tail_modes"):
         assert rows is not None
-        found = fit_modes(encoder, rows, pieces=pieces, seed=seed)
+        shown = tails_logged(encoder) if kind == "tail_modes" else encoder
+        found = fit_modes(shown, rows, pieces=pieces, seed=seed)
         return {k: ModeNumber(codec, encoder.numbers[k].missing_rate) for k, codec in found.items()}
+    return {k: _shown(c, kind, pieces) for k, c in present.items()}
+
+
+def _shown(codec: NumberCodec, kind: NumberKind, pieces: int) -> Number:
+    """A column whose modes need not be learned."""
+    if isinstance(codec, IntervalCodec):
+        return IntervalNumber(codec.scaler.edges, codec.missing_rate, codec.normal)
     if kind == "range":
-        return {k: RangeNumber(c.scaler, c.missing_rate) for k, c in present.items()}
-    return {k: ScoreNumber.of(c, pieces, normal=kind == "normal") for k, c in present.items()}
+        return RangeNumber(codec.scaler, codec.missing_rate)
+    return ScoreNumber.of(codec, pieces, normal=kind == "normal")
 
 
 def _score_modes(uniform: NDArray[np.float64], number: NumberCodec, seed: int, place: int) -> ModeNumber:

@@ -19,7 +19,7 @@ class AdversarialConfig(TabularConfig):
         default="even",
         description="How a number is shown: its rank, evenly between -1 and 1 or as a normal score; the number itself"
         " between the column's ends; or a mode of a Gaussian mixture and the place in it, as CTGAN publishes it, of the"
-        " numbers or of their normal scores.",
+        " numbers, of their normal scores, or of their logarithms where a column has a long tail.",
     )
     pieces: int = Field(
         default=64,
