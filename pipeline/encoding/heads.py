@@ -270,6 +270,12 @@ class CountHead(nn.Module):
         extra, raw = outputs.split(self.columns, dim=1)
         return extra, functional.softplus(raw) + 1e-6, self.log_r(outputs.detach()).clamp(-5, 7).exp()
 
+    def log_absent(self, outputs: Tensor) -> Tensor:
+        """(batch, columns) log-probabilities of a count of zero."""
+        extra, m, r = self._parts(outputs)
+        log_zero = r * (torch.log(r) - torch.log(r + m))
+        return torch.logaddexp(functional.logsigmoid(extra), functional.logsigmoid(-extra) + log_zero)
+
     def loss(self, outputs: Tensor, counts: Tensor) -> Tensor:
         """(batch,) negative log-likelihood of (batch, columns) counts."""
         extra, m, r = self._parts(outputs)

@@ -26,6 +26,7 @@ BUILT_IN: dict[str, str] = {
     "cvae": "pipeline.generators.cvae:CVAE",
     "synthvae": "pipeline.generators.synthvae:SynthVAE",
     "tvae": "pipeline.generators.tvae:TVAE",
+    "vae_gan": "pipeline.generators.vae_gan:VAEGAN",
     "mixed_flow": "pipeline.generators.mixed_flow:MixedFlow",
     "scoehr": "pipeline.generators.scoehr:ScoEHR",
     "ehrdiff": "pipeline.generators.ehrdiff:EHRDiff",
@@ -35,8 +36,10 @@ BUILT_IN: dict[str, str] = {
     "arf": "pipeline.generators.arf.generator:ARF",
     "argn": "pipeline.generators.argn.generator:ARGN",
     "ctgan": "pipeline.generators.ctgan:CTGAN",
+    "ctab_gan": "pipeline.generators.ctab_gan:CTABGAN",
     "copula_gan": "pipeline.generators.copula_gan:CopulaGAN",
     "emr_wgan": "pipeline.generators.emr_wgan:EMRWGAN",
+    "healthgan": "pipeline.generators.healthgan:HealthGAN",
     "medgan": "pipeline.generators.medgan:MedGAN",
     "medbgan": "pipeline.generators.medgan:MedBGAN",
     "medwgan": "pipeline.generators.medgan:MedWGAN",
@@ -44,6 +47,9 @@ BUILT_IN: dict[str, str] = {
     "bt_gan": "pipeline.generators.bt_gan:BtGAN",
     "bt_gan_minus": "pipeline.generators.bt_gan:BtGANMinus",
     "fairgan": "pipeline.generators.fairgan:FairGAN",
+    "ads_gan": "pipeline.generators.ads_gan:ADSGAN",
+    "pate_gan": "pipeline.generators.pate_gan:PateGAN",
+    "decaf": "pipeline.generators.decaf:DECAF",
     "halo_small": "pipeline.generators.halo_small:HaloSmall",
 }
 

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from pipeline.generators.base import Progress
     from pipeline.generators.conditions import Fixed
     from pipeline.generators.portrait import Portrait
-    from pipeline.generators.training import Loss
+    from pipeline.generators.training import Loss, TrainLog
     from pipeline.privacy.run import PrivateRun
 
 CHUNK = 8_192
@@ -118,18 +118,7 @@ class VAE(TabularGenerator):
             network.to(place)
             data = network.table.tensors(rows, place)
             given = self._given(rows, place)
-            log = train(
-                network,
-                self._loss(network, data, given, self.config.schedule(blocks=bool(encoder.blocks)), place),
-                fit_rows=np.flatnonzero(~tune),
-                tune_rows=np.flatnonzero(tune),
-                settings=self.config.training(rows.n),
-                seed=seed,
-                device=place,
-                fast_parameters=network.table.free_scales(),
-                progress=progress,
-                checkpoint=self._checkpoint,
-            )
+            log = self._train(network, data, given, tune, seed=seed, place=place, progress=progress)
             posterior = self._posterior(network, data, given, rows.n, seed, place)
             network.to("cpu")
         self._net = network
@@ -142,6 +131,31 @@ class VAE(TabularGenerator):
             losses=log.losses,
             warnings=[*log.warnings, *self._remarks(posterior)],
             facts=facts,
+        )
+
+    def _train(
+        self,
+        network: Network,
+        data: TableTensors,
+        given: Tensor | None,
+        tune: NDArray[np.bool_],
+        *,
+        seed: int,
+        place: torch.device,
+        progress: Progress | None,
+    ) -> TrainLog:
+        """Fit the network to the rows that are not for tuning; it ends with its best weights."""
+        return train(
+            network,
+            self._loss(network, data, given, self.config.schedule(blocks=bool(network.table.encoder.blocks)), place),
+            fit_rows=np.flatnonzero(~tune),
+            tune_rows=np.flatnonzero(tune),
+            settings=self.config.training(len(tune)),
+            seed=seed,
+            device=place,
+            fast_parameters=network.table.free_scales(),
+            progress=progress,
+            checkpoint=self._checkpoint,
         )
 
     def noise_settings(self, subjects: int) -> PrivateSettings:

@@ -173,19 +173,23 @@ def suited(kind: type[Generator], cohort: Cohort) -> Cohort:
 FIXTURES = {"mixed": mixed_cohort, "stays": stay_cohort, "codes": code_cohort}
 
 QUICK: dict[str, dict[str, object]] = {
+    "ads_gan": {"preset": "quick", "steps": 200, "batch_size": 200},
     "argn": {"preset": "quick", "epochs": 10, "patience": 0},
     "arf": {"trees": 20, "rounds": 3},
     "bt_gan": {"preset": "quick", "undeclared": "guess", "steps": 200, "batch_size": 200},
     "bt_gan_minus": {"preset": "quick", "undeclared": "guess", "steps": 200, "batch_size": 200},
     "copula_gan": {"preset": "quick", "steps": 200, "batch_size": 200},
+    "ctab_gan": {"preset": "quick", "steps": 200, "batch_size": 200},
     "ctgan": {"preset": "quick", "steps": 200, "batch_size": 200},
     "cvae": {"epochs": 40, "batch_size": 128, "beta": 0.75, "patience": 40},
+    "decaf": {"preset": "quick", "undeclared": "guess", "steps": 200, "batch_size": 200},
     "ehrdiff": {"preset": "quick", "steps": 800, "batch_size": 128},
     "scoehr": {"preset": "quick", "batch_size": 128, "steps": 800, "learning_rate": 2e-3, "latent_beta": 0.6},
     "fairgan": {"preset": "quick", "undeclared": "guess", "steps": 200, "batch_size": 200},
     "medbgan": {"preset": "quick", "steps": 100, "batch_size": 128, "autoencoder_steps": 80, "select": "last"},
     "medgan": {"preset": "quick", "steps": 100, "batch_size": 128, "autoencoder_steps": 80, "select": "last"},
     "medwgan": {"preset": "quick", "steps": 100, "batch_size": 128, "autoencoder_steps": 80, "select": "last"},
+    "pate_gan": {"preset": "quick", "steps": 150, "batch_size": 200},
     "rlsyn": {
         "preset": "quick",
         "iterations": 30,
@@ -196,6 +200,7 @@ QUICK: dict[str, dict[str, object]] = {
     },
     "emr_wgan": {"preset": "quick", "steps": 150, "batch_size": 200},
     "halo_small": {"preset": "quick", "columns": "independent", "columns_preset": "default", "epochs": 5},
+    "healthgan": {"preset": "quick", "steps": 200, "batch_size": 200},
     "mixed_flow": {"steps": 250, "batch_size": 256, "learning_rate": 3e-3, "sampling_steps": 15},
     "synthvae": {"epochs": 50, "batch_size": 128, "beta": 0.5, "patience": 0, "prior_components": 20},
     "tabddpm": {"preset": "quick", "steps": 100, "batch_size": 128, "repeats": 2},
@@ -203,5 +208,6 @@ QUICK: dict[str, dict[str, object]] = {
     "triple_gan": {"preset": "quick", "undeclared": "guess", "steps": 200, "batch_size": 200},
     "tvae": {"epochs": 40, "batch_size": 128, "latent_dim": 16, "hidden": (128, 128), "patience": 0},
     "vae": {"epochs": 40, "batch_size": 128, "learning_rate": 2e-3, "patience": 40},
+    "vae_gan": {"preset": "quick", "steps": 300, "batch_size": 128, "learning_rate": 2e-3},
 }
 """Settings with which a generator trains fast enough for tests and still has to keep every promise."""
