@@ -49,23 +49,39 @@ def cohorts(as_json: Json = False) -> None:
         say(f"disabled: {name}: {reason}")
 
 
-def generators(as_json: Json = False) -> None:
-    """The generators that are installed, their presets and what they are."""
+def generators(
+    name: Annotated[str, typer.Argument(help="One generator, with all that is known of it.")] = "",
+    as_json: Json = False,
+) -> None:
+    """The generators that are installed: what they take, differential privacy, conditions, paper; NAME: one in full."""
+    from pipeline.generators.catalogue import about
     from pipeline.generators.registry import generator_class, generator_names
 
     rows = []
-    for name in generator_names():
-        made = generator_class(name)
-        rows.append(
-            {
-                "generator": name,
-                "presets": ", ".join(made.Config.presets),
-                "gpu": made.uses_gpu,
-                "dp": made.private,
-                "what it is": made.title,
-            }
+    for each in [name] if name else generator_names():
+        made, told = generator_class(each), about(each)
+        row = {
+            "generator": each,
+            "what it is": made.title,
+            "takes": told.takes,
+            "dp": made.private,
+            "conditions": told.conditions,
+            "paper": told.paper,
+        }
+        if name or as_json:
+            row |= {"gpu": made.uses_gpu, "presets": ", ".join(made.Config.presets), "licence": told.licence}
+        rows.append(row)
+    if name and not as_json:
+        show(
+            [{"generator": key, name: value} for key, value in list(rows[0].items())[1:]],
+            title=name,
+            as_json=False,
+            empty="",
         )
+        return
     show(rows, title="Generators", as_json=as_json, empty="There is no generator.")
+    if not as_json:
+        say("Presets, licence notes and more of one: cohortloom generators NAME.")
 
 
 def deliveries(as_json: Json = False) -> None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from pipeline.features.cohort import Cohort
     from pipeline.features.schema import TableSchema
+    from pipeline.generators.catalogue import About
     from pipeline.generators.portrait import Portrait
 
     AskedPrivacy = PrivacySpec | TrainingPrivacy
@@ -129,6 +130,8 @@ class Generator(ABC):
     """False of a control that must fail privacy: nothing that it draws may leave the house."""
     private: ClassVar[bool] = False
     """Can learn under differential privacy; `fit` then takes `privacy`."""
+    about: ClassVar[About | None] = None
+    """What is told of it before it is chosen; those of this package stand in `catalogue.py`."""
     kinds: ClassVar[tuple[str, ...]] = ("numpy",)
     resumes: ClassVar[bool] = False
     """Takes `fit(checkpoint=...)`: a killed training goes on from the state that it kept there."""

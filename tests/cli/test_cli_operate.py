@@ -57,6 +57,13 @@ def test_cohorts_and_generators_are_listed_for_people_and_programs(
     known = {row["generator"]: row for row in json.loads(cohortloom("generators", "--json").stdout)}
     assert set(known) >= {"independent", "gaussian_copula", "vae"}
     assert "paper" in known["vae"]["presets"]
+    assert known["ctgan"]["dp"] is True
+    assert "BUSL" in known["ctgan"]["licence"]
+    assert "one discrete column" in known["ctgan"]["conditions"]
+    one = cohortloom("generators", "halo_small").stdout
+    assert "Theodorou" in one
+    assert "visits" in one
+    assert "Did you mean 'vae'?" in cohortloom("generators", "vea").stderr
 
 
 @pytest.mark.parametrize(

@@ -320,8 +320,9 @@ def test_what_has_to_be_said(kind: type[TripleGAN] | type[BtGAN] | type[FairGAN]
         with pytest.raises(ConfigError, match=words):
             kind({**TINY, **asked, **labelled, **what}).fit(plain, seed=0, device="cpu")
     assert kind({**TINY, **asked, **labelled}).fit(plain, seed=0, device="cpu").rows == 200
-    with pytest.raises(UnsupportedError, match="real rows"):
-        kind({**TINY, **asked, **labelled}).fit(plain, seed=0, privacy=PrivacySpec(epsilon=1.0, delta=1e-6))
+    if kind is not FairGAN:
+        with pytest.raises(UnsupportedError, match="real rows"):
+            kind({**TINY, **asked, **labelled}).fit(plain, seed=0, privacy=PrivacySpec(epsilon=1.0, delta=1e-6))
 
 
 def test_a_guess_is_said() -> None:
