@@ -59,7 +59,7 @@ def test_gzip_members_in_a_row_padding_and_damage(tmp_path):
         assert source.cut is cut
 
 
-_BOMB = gzip.compress(b"a,b\n" + b"0,0\n" * (1 << 20))
+_BOMB = gzip.compress(b"a,b\n" + b"0,0\n" * (1 << 20), mtime=0)
 _COHORT = {
     "patients.csv": b"subject_id,gender,anchor_age,anchor_year,anchor_year_group,dod\n10,F,21,2125,2011 - 2013,\n",
     "admissions.csv": b"subject_id,hadm_id,admittime,dischtime\n10,100,2125-02-24 14:38:00,2125-03-04 14:02:00\n",
