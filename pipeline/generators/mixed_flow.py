@@ -41,7 +41,9 @@ if TYPE_CHECKING:
 CHUNK_CELLS = 4_000_000
 """Outputs that are held at once while sampling: rows are drawn in chunks of at most 8,192."""
 CHUNK = 8_192
-FEWEST_STEPS = 600
+FEWEST_LOOKS, FEWEST_BATCH = 600 * 512, 128
+"""Looks at rows that a training has at least, each under noise of its own, and rows of a step: a few hundred rows teach nothing
+in fewer."""
 MOST_STEPS = 20_000
 TUNE_DRAWS = 6
 """Times that each tuning row is looked at, with other noise and another time: one look is too noisy to stop by."""
@@ -50,7 +52,6 @@ ENOUGH_LOOKS = 6_000
 SHORT = 3_000
 CALIBRATION_ROUNDS = 2
 CALIBRATION_ROWS = 4_096
-"""Looks that go through the network together while gradients are clipped."""
 
 
 class MixedFlowConfig(ManyLooksConfig):
@@ -110,13 +111,14 @@ class MixedFlowConfig(ManyLooksConfig):
         default=None,
         ge=1,
         le=10_000_000,
-        description="Training steps. None: as many as `epochs` passes take, but at least 600 and at most 20,000.",
+        description="Training steps. None: as many as `epochs` passes take, but at least 307,200 looks at rows and at most"
+        " 20,000 steps.",
     )
     epochs: int = Field(
         default=60, ge=1, le=100_000, description="Passes over the training rows where `steps` is None."
     )
     batch_size: int = Field(
-        default=512, ge=1, description="Rows a step; at most an eighth of the training rows, but at least 32."
+        default=512, ge=1, description="Rows a step; at most an eighth of the training rows, but at least 128."
     )
     learning_rate: float = Field(default=2e-3, gt=0, description="Learning rate of AdamW; falls to 0 along a line.")
     dropout: float = Field(
@@ -160,8 +162,8 @@ class MixedFlowConfig(ManyLooksConfig):
 
     def training(self, rows: int, learned: int) -> TrainSettings:
         """How the network is trained on so many rows, `learned` of which are not kept for tuning."""
-        batch = min(self.batch_size, max(32, rows // 8))
-        wanted = min(MOST_STEPS, max(FEWEST_STEPS, self.epochs * learned // batch))
+        batch = min(self.batch_size, max(FEWEST_BATCH, rows // 8))
+        wanted = min(MOST_STEPS, max(FEWEST_LOOKS, self.epochs * learned) // batch)
         steps = self.steps if self.steps is not None else wanted
         return TrainSettings(
             steps=steps,
@@ -182,6 +184,7 @@ class MixedFlow(TabularGenerator):
     title = "Flow matching, mixed endpoint likelihoods"
     Config = MixedFlowConfig
     config: MixedFlowConfig
+    code_version = "2"
     uses_gpu = True
     kinds = ("torch",)
     private = True
