@@ -65,19 +65,14 @@ class IntervalCodec(NumberCodec):
         return self.order[_interval(self.scaler.edges, uniform)]
 
 
-@dataclass(frozen=True)
-class IntervalNumber:
-    """How such a column is shown: -1 to 1, which is the published 0 to 1 stretched.
+class PlaceOrMissing:
+    """What numbers share that are one place, beside a state of missing cells where there are any.
 
     Attributes:
-        edges: (intervals + 1,) limits, from 0 to exactly 1.
         missing: Share of missing cells; 0 if there is no such state.
-        normal: See `IntervalCodec`.
     """
 
-    edges: NDArray[np.float64]
     missing: float
-    normal: bool
 
     @property
     def scalar(self) -> bool:
@@ -92,6 +87,21 @@ class IntervalNumber:
     def shares(self) -> NDArray[np.float64]:
         """(states,) present and missing."""
         return np.array([1 - self.missing, self.missing])[: self.states]
+
+
+@dataclass(frozen=True)
+class IntervalNumber(PlaceOrMissing):
+    """How such a column is shown: -1 to 1, which is the published 0 to 1 stretched.
+
+    Attributes:
+        edges: (intervals + 1,) limits, from 0 to exactly 1.
+        missing: Share of missing cells; 0 if there is no such state.
+        normal: See `IntervalCodec`.
+    """
+
+    edges: NDArray[np.float64]
+    missing: float
+    normal: bool
 
     def encode(
         self, uniform: NDArray[np.float64], rng: np.random.Generator

@@ -14,7 +14,7 @@ import numpy as np
 
 from pipeline.encoding.modes import ModeCodec, NumberAxis, fit_modes
 from pipeline.encoding.scalers import QuantileScaler
-from pipeline.generators.adversarial.intervals import IntervalCodec, IntervalNumber
+from pipeline.generators.adversarial.intervals import IntervalCodec, IntervalNumber, PlaceOrMissing
 from pipeline.generators.adversarial.long_tails import tails_logged
 from pipeline.generators.seeds import derive_seed
 
@@ -150,7 +150,7 @@ class ScoreNumber:
 
 
 @dataclass(frozen=True)
-class RangeNumber:
+class RangeNumber(PlaceOrMissing):
     """The number itself, between the smallest and the largest that is emitted: -1 to 1, as published GANs have it.
 
     Attributes:
@@ -160,20 +160,6 @@ class RangeNumber:
 
     scaler: QuantileScaler
     missing: float
-
-    @property
-    def scalar(self) -> bool:
-        """Always."""
-        return True
-
-    @property
-    def states(self) -> int:
-        """Present, and missing where there is any."""
-        return 1 + int(self.missing > 0)
-
-    def shares(self) -> NDArray[np.float64]:
-        """(states,) present and missing."""
-        return np.array([1 - self.missing, self.missing])[: self.states]
 
     def encode(
         self, uniform: NDArray[np.float64], rng: np.random.Generator
